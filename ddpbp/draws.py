@@ -1,0 +1,70 @@
+"""Random bits as a function of (key, counter): no state, no order, no rank.
+
+Every random decision of a run (the order of the examples, dropout, initial weights, synthetic
+data) is ``bits(key(seed, purpose, ...), counter)``. Whoever asks for draw number i gets the same
+bits, so the number of ranks cannot matter and a resumed run has no generator to restore.
+
+The function is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014) entered at any point of its sequence: the counter times the golden ratio, plus the
+key, through Stafford's mix 13.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = 2**64 - 1
+
+U64 = npt.NDArray[np.uint64]
+
+
+def key(*words: int) -> int:
+    """Mix integers into one 64-bit key; every word and its place count."""
+    state = 0
+    for word in words:
+        state = _mix((state * 3 + word + _GOLDEN) & _MASK)
+    return state
+
+
+def _mix(v: int) -> int:
+    v = ((v ^ (v >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    v = ((v ^ (v >> 27)) * 0x94D049BB133111EB) & _MASK
+    return v ^ (v >> 31)
+
+
+def bits(key: int, counter: U64, out: U64 | None = None) -> U64:
+    """Draw 64 raw bits for each counter.
+
+    Parameters
+    ----------
+    key : int
+        The stream, from `key`.
+    counter : (...) uint64
+        The numbers of the draws.
+    out : (...) uint64, optional
+        Where to write; may be `counter` itself.
+
+    Returns
+    -------
+    (...) uint64
+        The bits; the same for the same (key, counter) wherever they stand in the array.
+    """
+    v = np.multiply(counter, np.uint64(_GOLDEN), out=out)
+    v += np.uint64(key)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        v ^= v >> np.uint64(shift)
+        v *= np.uint64(factor)
+    v ^= v >> np.uint64(31)
+    return v
+
+
+def uniform(key: int, counter: U64) -> npt.NDArray[np.float64]:
+    """Draw from [0, 1) with 53 bits, one float64 for each counter."""
+    return (bits(key, counter) >> np.uint64(11)) * 2.0**-53
+
+
+def normal(key: int, counter: U64) -> npt.NDArray[np.float64]:
+    """Draw from the standard normal distribution (Box and Muller 1958), float64."""
+    pair = counter * np.uint64(2)
+    radius = np.sqrt(-2.0 * np.log1p(-uniform(key, pair)))
+    return radius * np.cos(2.0 * np.pi * uniform(key, pair + np.uint64(1)))
