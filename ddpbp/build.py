@@ -1,0 +1,139 @@
+"""From settings to objects, and from rows of a data set to columns of the workspace."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.comm.reduce import tree_sum
+from ddpbp.comm.watch import digest, require_equal
+from ddpbp.comm.world import World
+from ddpbp.config import Config
+from ddpbp.data.dataset import Dataset, prepare
+from ddpbp.data.sources import Part, Source, open_source
+from ddpbp.nn.backprop import Backprop
+from ddpbp.nn.dropout import Dropout
+from ddpbp.nn.losses import LOSSES, Loss, make_loss, smoothed_one_hot
+from ddpbp.nn.network import Network
+
+
+def task_of(config: Config) -> str:
+    """Return the task: as configured, or the one that goes with the loss."""
+    return config.data.task or LOSSES[config.loss.name].tasks[0]
+
+
+def read_source(config: Config, path: str | None = None) -> Source:
+    """Open the source that the settings name, or another one of the same kind at `path`."""
+    data = config.data
+    return open_source(
+        path or data.source,
+        format=None if path and not Path(path).is_dir() else data.format,
+        task=task_of(config),
+        target=data.target,
+        folder=data.folder,
+        examples=data.examples,
+        features=data.features,
+        classes=data.classes,
+        targets=data.targets,
+        seed=config.seed,
+    )
+
+
+def open_dataset(config: Config, world: World) -> Dataset:
+    """Read, split and standardise the data; all ranks must see the same bytes.
+
+    Raises
+    ------
+    DataError
+        On every rank, if one of them cannot read its data.
+    OutOfStep
+        If the ranks read different data.
+    """
+    data = config.data
+    with world.together():
+        source = read_source(config)
+        validation, test = (
+            read_source(config, held_out) if isinstance(held_out, str) else held_out
+            for held_out in (data.validation, data.test)
+        )
+    everything = [source.train.x, source.train.y]
+    for part in (source.test, *(s.train for s in (validation, test) if isinstance(s, Source))):
+        everything += [part.x, part.y] if part else []
+    require_equal(
+        world,
+        f"data {data.source}",
+        f"{digest(everything)} {len(source.train)} examples" if world.world_size > 1 else "",
+        "give every host the same files",
+    )
+    with world.together():
+        return prepare(
+            source,
+            validation=validation if not isinstance(validation, int) else float(validation),
+            test=test,
+            standardize=data.standardize,
+            dtype=config.model.dtype,
+            seed=config.seed,
+            block_sum=partial(tree_sum, world),
+        )
+
+
+def make_network(config: Config, features: int, outputs: int) -> Network:
+    """Return the network for data of so many features and outputs."""
+    model = config.model
+    return Network(
+        sizes=(features, *model.hidden, outputs),
+        hidden=model.activation,
+        output=model.output or LOSSES[config.loss.name].output,
+        dtype=np.dtype(model.dtype),
+        dropout=model.dropout,
+    )
+
+
+def configured_loss(config: Config) -> Loss:
+    """Return the loss with its settings bound."""
+    return make_loss(config.loss.name, huber_delta=config.loss.huber_delta)
+
+
+def make_backprop(config: Config, network: Network, capacity: int) -> Backprop:
+    """Return a workspace for at most `capacity` examples."""
+    dropout = Dropout(network.dropout, config.seed) if network.dropout else None
+    return Backprop(network, configured_loss(config), capacity, dropout)
+
+
+def load(
+    backprop: Backprop,
+    part: Part,
+    indices: npt.NDArray[np.int64] | slice,
+    shapes: tuple[tuple[int, int], ...],
+    smoothing: float = 0.0,
+) -> None:
+    """Bring examples into the workspace: the one place where rows become columns.
+
+    Parameters
+    ----------
+    backprop : Backprop
+    part : Part
+    indices : (rows,) int64 or slice
+        Rows of `part`.
+    shapes : tuple of (count, size)
+        The leaves they form, in order.
+    smoothing : float
+        ε of label smoothing.
+    """
+    stacks = backprop.arrange(shapes)
+    rows = sum(count * size for count, size in shapes)
+    if isinstance(indices, slice):
+        backprop.x[:rows] = part.x[indices]
+    else:  # mode "clip" writes straight to `out`; the indices are in range
+        np.take(part.x, indices, axis=0, out=backprop.x[:rows], mode="clip")
+    y = part.y[indices]
+    end = 0
+    for stack in stacks:
+        begin, end = end, end + stack.count * stack.size
+        mine: npt.NDArray[Any] = y[begin:end]
+        if mine.ndim == 1:
+            smoothed_one_hot(mine.reshape(stack.count, stack.size), smoothing, stack.y)
+        else:
+            stack.y[...] = mine.reshape(stack.count, stack.size, -1).swapaxes(1, 2)

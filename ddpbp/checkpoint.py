@@ -1,0 +1,155 @@
+"""What lasts: the model file and result.json, written whole or not at all."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ddpbp.config import Config, dump, parse
+from ddpbp.data.dataset import Standardization
+from ddpbp.errors import ConfigError, DataError, DdpbpError
+from ddpbp.nn.network import Network, Parameters
+
+MODEL = "model.safetensors"
+RESULT = "result.json"
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or the one that was there before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DdpbpError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole; numbers that are not finite become null."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def make_run_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the run folder; a run that is there stays unless `overwrite`.
+
+    Raises
+    ------
+    ConfigError
+        If it holds a run or cannot be written.
+    """
+    ours = (MODEL, RESULT, CONFIG, METRICS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = [name for name in ours if (folder / name).exists()]
+        if present and not overwrite:
+            raise ConfigError(
+                f"output {folder} already holds a run ({present[0]}); add --overwrite to replace "
+                "it, or choose another folder with output=..."
+            )
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+        for name in present:
+            (folder / name).unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"output {folder} cannot be written ({error.strerror}); choose another folder with "
+            "output=..."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what is needed to use it.
+
+    Attributes
+    ----------
+    config : Config
+    network : Network
+    theta : Parameters
+    classes : tuple of str or None
+    standardization : Standardization or None
+    """
+
+    config: Config
+    network: Network
+    theta: Parameters
+    classes: tuple[str, ...] | None
+    standardization: Standardization | None
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write a model as safetensors, its tensors named as in `torch.nn.Sequential`.
+
+    Layer l is "{2 (l - 1)}.weight" (n_l, n_{l-1}) and "{2 (l - 1)}.bias" (n_l,): the activations
+    stand in between.
+    """
+    from safetensors.numpy import save
+
+    tensors = {}
+    for l in range(1, model.network.L + 1):
+        tensors[f"{2 * (l - 1)}.weight"] = model.theta.W[l]
+        tensors[f"{2 * (l - 1)}.bias"] = model.theta.b[l][:, 0]
+    if model.standardization:
+        tensors["standardization.mean"] = model.standardization.mean
+        tensors["standardization.deviation"] = model.standardization.deviation
+    description = {
+        "config": dump(model.config),
+        "sizes": model.network.sizes,
+        "hidden": model.network.hidden,
+        "output": model.network.output,
+        "classes": model.classes,
+    }
+    # A copy: the views may be unaligned or share one vector.
+    whole = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
+    write_whole(path, save(whole, {"ddpbp": json.dumps(description)}))
+
+
+def load_model(path: Path) -> Model:
+    """Read a model that `save_model` wrote; `path` is the file or its run folder.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"{file} does not exist: give the run folder of a finished `ddpbp train`, or its {MODEL}"
+        )
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            found = json.loads((opened.metadata() or {})["ddpbp"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except KeyError:
+        raise DataError(f"{file} holds no ddpbp model: its metadata lack the key 'ddpbp'") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} is damaged or no safetensors file: {error}") from None
+    config = parse(found["config"])
+    network = Network(
+        tuple(found["sizes"]), found["hidden"], found["output"], np.dtype(config.model.dtype)
+    )
+    theta = network.views(np.empty(network.parameter_count, network.dtype))
+    for l in range(1, network.L + 1):
+        theta.W[l][...] = tensors[f"{2 * (l - 1)}.weight"]
+        theta.b[l][:, 0] = tensors[f"{2 * (l - 1)}.bias"]
+    standardization = None
+    if "standardization.mean" in tensors:
+        standardization = Standardization(
+            tensors["standardization.mean"], tensors["standardization.deviation"]
+        )
+    classes = tuple(found["classes"]) if found["classes"] is not None else None
+    return Model(config, network, theta, classes, standardization)

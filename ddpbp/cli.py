@@ -1,0 +1,278 @@
+"""The command line: parse, call, exit code. Heavy modules load inside the commands."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ddpbp import __version__
+from ddpbp.comm.world import World, join, launched, simulate
+from ddpbp.config import Config, dump, parse, resolve, schema, to_toml
+from ddpbp.errors import ConfigError, DdpbpError
+
+SETTINGS_HELP = """
+CONFIG is a TOML file; without one, ddpbp trains on the handwritten digits it ships with. KEY=VALUE
+changes single settings, as in optimizer.learning_rate=0.05 (all of them: ddpbp config show).
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="ddpbp %(version)s")
+def cli() -> None:
+    """Train feed-forward networks by backpropagation: the same bits on one process and on many."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return the exit code, the same on every rank."""
+    found = launched()
+    first = found is None or found[0] == 0
+    try:
+        code = cli.main(list(arguments), prog_name="ddpbp", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        if first:
+            error.show()
+        return 2
+    except DdpbpError as error:  # before there was a world: every process has it
+        if first:
+            _complain(error)
+        return error.code
+
+
+def _complain(error: DdpbpError) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"ddpbp: {error}\n")
+
+
+def on_all_ranks(
+    main: Callable[[World], int], *, simulate_ranks: int = 0, mpi: bool | None = None
+) -> int:
+    """Run `main` in the world of this process and turn its faults into exit codes.
+
+    A `DdpbpError` has reached every rank: rank 0 says it. Anything else is this rank's alone: it
+    tells its story and ends all.
+    """
+
+    def guarded(world: World) -> int:
+        try:
+            return main(world)
+        except DdpbpError as error:
+            if world.rank == 0:
+                _complain(error)
+            return error.code
+        except BaseException as error:
+            code = 130 if isinstance(error, KeyboardInterrupt) else 1
+            sys.stdout.flush()
+            if code == 1:
+                sys.stderr.write(f"ddpbp: rank {world.rank} on {world.host} failed:\n")
+                traceback.print_exc()
+            sys.stderr.flush()
+            world.abort(code)
+            return code
+
+    if simulate_ranks:
+        return simulate(simulate_ranks, guarded)
+    return guarded(join(mpi=mpi))
+
+
+def settings_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add [CONFIG] [KEY=VALUE]... and the flags that stand for settings."""
+    for decorate in (
+        click.option("--seed", type=int, help="Stands for seed=N."),
+        click.option("--epochs", type=int, help="Stands for epochs=N."),
+        click.option("--output", help="The run folder; stands for output=PATH."),
+        click.argument("settings", nargs=-1, metavar="[CONFIG] [KEY=VALUE]..."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def world_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where the ranks are."""
+    for decorate in (
+        click.option(
+            "--mpi/--no-mpi",
+            default=None,
+            help="Use MPI, or run as one process; by default it is seen from the launcher.",
+        ),
+        click.option(
+            "--simulate-ranks",
+            type=click.IntRange(min=1),
+            default=None,
+            metavar="N",
+            help="Run N ranks in this one process, in turn, with the same bits: for debuggers.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _settings(world: World, settings: Sequence[str], flags: dict[str, Any]) -> Config:
+    """Resolve the configuration on rank 0 and share it."""
+    with world.together():
+        mine = None
+        if world.rank == 0:
+            words = list(settings)
+            file = Path(words.pop(0)) if words and "=" not in words[0] else None
+            given = {key: value for key, value in flags.items() if value is not None}
+            mine = dump(resolve(file, words, flags=given))
+    return parse(world.broadcast(mine))
+
+
+@cli.command(
+    epilog="Start several ranks with: mpirun -n 4 python -m ddpbp train ...", help=SETTINGS_HELP
+)
+@settings_arguments
+@world_options
+@click.option("--overwrite", is_flag=True, help="Replace the run that is in the run folder.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print settings, parameters, memory, leaves per rank and steps; train nothing.",
+)
+@click.option(
+    "--ranks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --dry-run: plan for N ranks, and say whether they can run.",
+)
+@click.option(
+    "--fast-dev-run", is_flag=True, help="One batch of everything; nothing is written."
+)
+def train(
+    settings: tuple[str, ...],
+    seed: int | None,
+    epochs: int | None,
+    output: str | None,
+    simulate_ranks: int | None,
+    mpi: bool | None,
+    overwrite: bool,
+    dry_run: bool,
+    ranks: int | None,
+    fast_dev_run: bool,
+) -> int:
+    if ranks and not dry_run:
+        raise ConfigError(
+            "--ranks goes with --dry-run; to train on several ranks start them: "
+            f"mpirun -n {ranks} python -m ddpbp train ..."
+        )
+
+    def main(world: World) -> int:
+        config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
+        if dry_run:
+            from ddpbp.dryrun import describe
+
+            with world.together():
+                text = describe(config, ranks or world.world_size) if world.rank == 0 else ""
+            if world.rank == 0:
+                click.echo(text)
+            return 0
+        from ddpbp.train import train
+
+        train(config, world, overwrite=overwrite, fast_dev_run=fast_dev_run)
+        return 0
+
+    return on_all_ranks(main, simulate_ranks=simulate_ranks or 0, mpi=mpi)
+
+
+@cli.command("eval")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", required=False)
+@world_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    model: Path, data: str | None, simulate_ranks: int | None, mpi: bool | None, as_json: bool
+) -> int:
+    """Score MODEL (a run folder or a model file) on its own test data, or on DATA (a path)."""
+
+    def main(world: World) -> int:
+        import msgspec
+
+        from ddpbp.evaluate import score_file
+
+        scores = score_file(model, data, world)
+        if world.rank == 0:
+            click.echo(
+                msgspec.json.encode(scores).decode()
+                if as_json
+                else "\n".join(f"{key:<12} {value:.6g}" for key, value in scores.items())
+            )
+        return 0
+
+    return on_all_ranks(main, simulate_ranks=simulate_ranks or 0, mpi=mpi)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@world_options
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="A .csv or .npy file; else standard output."
+)
+def predict(
+    model: Path, data: Path, output: Path | None, simulate_ranks: int | None, mpi: bool | None
+) -> int:
+    """Apply MODEL (a run folder or a model file) to the rows of DATA."""
+
+    def main(world: World) -> int:
+        from ddpbp.evaluate import predict_file
+
+        predict_file(model, data, output, world)
+        return 0
+
+    return on_all_ranks(main, simulate_ranks=simulate_ranks or 0, mpi=mpi)
+
+
+@cli.command(help="Check the gradient by finite differences, in float64, layer by layer.\n" + SETTINGS_HELP)
+@settings_arguments
+@click.option("--directions", type=click.IntRange(min=1), default=3, show_default=True)
+def gradcheck(
+    settings: tuple[str, ...],
+    seed: int | None,
+    epochs: int | None,
+    output: str | None,
+    directions: int,
+) -> int:
+    def main(world: World) -> int:
+        config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
+        from ddpbp.gradcheck import check_config
+
+        text, good = check_config(config, directions=directions)
+        click.echo(text)
+        return 0 if good else 1
+
+    return on_all_ranks(main, mpi=False)
+
+
+@cli.group()
+def config() -> None:
+    """Show the settings."""
+
+
+@config.command("show")
+@settings_arguments
+def show(
+    settings: tuple[str, ...], seed: int | None, epochs: int | None, output: str | None
+) -> int:
+    """Print the resolved settings as TOML."""
+
+    def main(world: World) -> int:
+        flags = {"seed": seed, "epochs": epochs, "output": output}
+        click.echo(to_toml(_settings(world, settings, flags)), nl=False)
+        return 0
+
+    return on_all_ranks(main, mpi=False)
+
+
+@config.command("schema")
+def show_schema() -> int:
+    """Print the JSON schema of a configuration file."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode())
+    return 0

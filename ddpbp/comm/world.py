@@ -1,0 +1,260 @@
+"""The ranks of a run: one process, MPI, or several ranks simulated in one process.
+
+Three implementations of one small interface. Only this module imports mpi4py, and only when the
+process was started under a launcher; it does not import NumPy, whose threads and kernel are
+settled after the configuration has been shared.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ddpbp.errors import ConfigError, DdpbpError
+
+Array = Any  # any C-contiguous buffer with array syntax
+
+
+class World:
+    """One process alone: the ordinary case, and the interface of all worlds.
+
+    Attributes
+    ----------
+    rank, world_size : int
+        This process among all, counted in (node, local rank) order.
+    node, node_count : int
+        The machine this rank runs on.
+    local_rank, local_size : int
+        This process among those of its node.
+    host : str
+        The name of the machine.
+    """
+
+    rank, world_size = 0, 1
+    node, node_count = 0, 1
+    local_rank, local_size = 0, 1
+
+    def __init__(self) -> None:
+        self.host = socket.gethostname()
+
+    def all_gather(self, send: Array, receive: Array) -> None:
+        """Copy every rank's `send` to `receive[rank]`."""
+        receive[0] = send
+
+    def all_to_all(self, send: Array, receive: Array) -> None:
+        """Copy `send[r]` of every rank to `receive[rank]` of rank r; blocks of equal size."""
+        receive[0] = send[0]
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Return every rank's small object, in rank order."""
+        return [value]
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's small object."""
+        return self.all_gather_object(value if self.rank == 0 else None)[0]
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once; does not return where there are others."""
+        raise SystemExit(code)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make a fault of one rank the fault of all: run the block, then compare.
+
+        Raises
+        ------
+        DdpbpError
+            On every rank, with the first failing rank's message and exit code.
+        """
+        fault: tuple[type[DdpbpError], str] | None = None
+        try:
+            yield
+        except DdpbpError as error:
+            fault = (type(error), str(error))
+        except OSError as error:
+            fault = (DdpbpError, f"{error.strerror}: {error.filename}")
+        for rank, (host, found) in enumerate(self.all_gather_object((self.host, fault))):
+            if found is not None:
+                kind, message = found
+                raise kind(message if rank == 0 else f"rank {rank} on {host}: {message}")
+
+
+class MpiWorld(World):
+    """The ranks of an MPI job, through mpi4py.
+
+    Parameters
+    ----------
+    expected : int or None
+        The number of ranks that the launcher's environment speaks of.
+
+    Raises
+    ------
+    ConfigError
+        If there is no MPI library, or it is not the launcher's.
+    """
+
+    def __init__(self, expected: int | None) -> None:
+        super().__init__()
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(
+                f"started under an MPI launcher, but mpi4py finds no MPI library ({error}); "
+                "install one beside ddpbp: pip install 'ddpbp[mpich]'"
+            ) from None
+        comm = MPI.COMM_WORLD
+        if expected is not None and expected != comm.size:
+            library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
+            raise ConfigError(
+                f"the launcher started {expected} ranks, but MPI ({library}) sees {comm.size}: "
+                "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this "
+                "Python environment (its bin folder), or install the matching library"
+            )
+        local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+        leader = local.bcast(comm.rank)
+        places = comm.allgather((leader, local.rank))
+        order = sorted(places)
+        if order != places:  # a node's ranks shall follow each other
+            comm = comm.Split(0, order.index(places[comm.rank]))
+        leaders = sorted({place[0] for place in places})
+        self.comm, self.local_comm = comm, local
+        self.rank, self.world_size = comm.rank, comm.size
+        self.local_rank, self.local_size = local.rank, local.size
+        self.node, self.node_count = leaders.index(leader), len(leaders)
+
+    def all_gather(self, send: Array, receive: Array) -> None:
+        self.comm.Allgather(send, receive)
+
+    def all_to_all(self, send: Array, receive: Array) -> None:
+        self.comm.Alltoall(send, receive)
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return list(self.comm.allgather(value))
+
+    def broadcast(self, value: Any) -> Any:
+        return self.comm.bcast(value)
+
+    def abort(self, code: int) -> None:
+        self.comm.Abort(code)
+
+
+class _Hub:
+    """Where simulated ranks meet: they run one at a time, in turn."""
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+        self.failed = False
+        self._turn = 0
+        self._condition = threading.Condition()
+        self._rounds: tuple[list[Any], list[Any]] = ([None] * world_size, [None] * world_size)
+
+    def wait_for_turn(self, rank: int) -> None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._turn == rank or self.failed)
+        if self.failed:
+            raise SystemExit(1)
+
+    def pass_turn(self, rank: int) -> None:
+        with self._condition:
+            self._turn = (rank + 1) % self.world_size
+            self._condition.notify_all()
+
+    def fail(self) -> None:
+        with self._condition:
+            self.failed = True
+            self._condition.notify_all()
+
+    def exchange(self, rank: int, count: int, value: Any) -> list[Any]:
+        values = self._rounds[count % 2]  # the others may still read those of the round before
+        values[rank] = value
+        self.pass_turn(rank)
+        self.wait_for_turn(rank)
+        return list(values)
+
+
+class SimulatedWorld(World):
+    """One of several ranks that live in one process, in lockstep: for debuggers and tests."""
+
+    def __init__(self, rank: int, hub: _Hub) -> None:
+        super().__init__()
+        self.rank, self.world_size = rank, hub.world_size
+        self.local_rank, self.local_size = rank, hub.world_size
+        self._hub, self._count = hub, 0
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self._count += 1
+        return self._hub.exchange(self.rank, self._count, value)
+
+    def all_gather(self, send: Array, receive: Array) -> None:
+        for rank, value in enumerate(self.all_gather_object(send.copy())):
+            receive[rank] = value
+
+    def all_to_all(self, send: Array, receive: Array) -> None:
+        for rank, value in enumerate(self.all_gather_object(send.copy())):
+            receive[rank] = value[self.rank]
+
+    def abort(self, code: int) -> None:
+        self._hub.fail()
+        raise SystemExit(code)
+
+
+def simulate(world_size: int, main: Callable[[World], int]) -> int:
+    """Run `main` once per rank in this process, in turn; return rank 0's exit code."""
+    hub = _Hub(world_size)
+    codes = [1] * world_size
+
+    def run(rank: int) -> None:
+        try:
+            hub.wait_for_turn(rank)
+            codes[rank] = main(SimulatedWorld(rank, hub))
+            hub.pass_turn(rank)
+        except BaseException:
+            hub.fail()
+            if rank == 0:
+                raise
+
+    others = [threading.Thread(target=run, args=(rank,)) for rank in range(1, world_size)]
+    for thread in others:
+        thread.start()
+    try:
+        run(0)
+    finally:
+        for thread in others:
+            thread.join()
+    return codes[0]
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """Tell (rank, ranks) if a launcher started this process; ranks 0 if it does not say.
+
+    A Slurm allocation alone is no launch: its batch shell knows SLURM_NTASKS too, only a step
+    (srun) numbers its tasks by SLURM_STEP_NUM_TASKS.
+    """
+    for rank, size in (
+        ("PMI_RANK", "PMI_SIZE"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
+        ("PMIX_RANK", ""),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ):
+        if environment.get(rank, "").isdigit() and (not size or size in environment):
+            count = environment.get(size, "0") if size else "0"
+            return int(environment[rank]), int(count) if count.isdigit() else 0
+    return None
+
+
+def join(*, mpi: bool | None = None) -> World:
+    """Return the world this process belongs to.
+
+    Parameters
+    ----------
+    mpi : bool, optional
+        True asks for MPI, False for one process; None looks whether a launcher started it.
+    """
+    found = launched()
+    if mpi is False or (mpi is None and found is None):
+        return World()
+    expected = found[1] if found else 0
+    return MpiWorld(expected or None)

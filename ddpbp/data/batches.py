@@ -1,0 +1,136 @@
+"""Which examples are leaf i of a step, and how they get into the workspace.
+
+A batch is `batch_size` consecutive positions of the epoch's order, cut by index into leaves of
+`micro_batch_size`; the last leaf and the last batch may be shorter. Nothing here depends on the
+number of ranks but which leaves this rank loads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp import tree
+from ddpbp.data.order import EPOCH, Order
+
+Array = npt.NDArray[Any]
+
+ORDER_BLOCK = 4_096  # indices computed by one call
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one step.
+
+    Attributes
+    ----------
+    examples : int
+        Of the whole batch, over all ranks.
+    leaf_count : int
+        Of the whole batch.
+    leaves : (start, stop)
+        The leaves this rank owns.
+    first : int
+        The place in the batch of this rank's first example.
+    shapes : tuple of (count, size)
+        This rank's leaves as runs of equal size: the full ones, then a shorter last one.
+    indices : (rows,) int64
+        The rows of the data set, in order.
+    """
+
+    examples: int
+    leaf_count: int
+    leaves: tree.Span
+    first: int
+    shapes: tuple[tuple[int, int], ...]
+    indices: npt.NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        """The number of examples this rank loads."""
+        return len(self.indices)
+
+
+def leaf_shapes(
+    examples: int, micro_batch_size: int, rank: int, world_size: int
+) -> tuple[tree.Span, int, tuple[tuple[int, int], ...]]:
+    """Return the leaves of `rank` in a batch, its first example, and the shapes of its leaves."""
+    count = tree.leaf_count(examples, micro_batch_size)
+    start, stop = tree.deal(count, rank, world_size)
+    short = examples - (count - 1) * micro_batch_size
+    has_short = stop == count and start < stop and short < micro_batch_size
+    full = stop - start - has_short
+    shapes = [(full, micro_batch_size)] if full else []
+    if has_short:
+        shapes.append((1, short))
+    return (start, stop), start * micro_batch_size, tuple(shapes)
+
+
+class Batches:
+    """The batches of all epochs, as one rank sees them.
+
+    Parameters
+    ----------
+    examples : int
+        The size of the training part.
+    batch_size, micro_batch_size, seed, rank, world_size : int
+    """
+
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.examples, self.batch_size = examples, batch_size
+        self.micro_batch_size, self.seed = micro_batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.steps_per_epoch = -(-examples // batch_size)
+
+    @property
+    def leaf_counts(self) -> tuple[int, ...]:
+        """The numbers of leaves that a step may have: of a full batch and of the last one."""
+        sizes = {min(self.batch_size, self.examples)}
+        if self.examples % self.batch_size:
+            sizes.add(self.examples % self.batch_size)
+        return tuple(sorted({tree.leaf_count(s, self.micro_batch_size) for s in sizes}))
+
+    @property
+    def capacity(self) -> int:
+        """The most rows that this rank loads in a step."""
+        return max(self._rows(n) for n in (self.batch_size, self.examples % self.batch_size or 1))
+
+    def _rows(self, examples: int) -> int:
+        _, _, shapes = leaf_shapes(examples, self.micro_batch_size, self.rank, self.world_size)
+        return sum(count * size for count, size in shapes)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Walk the batches of one epoch, from `first_step` on."""
+        order = Order(self.examples, self.seed, EPOCH, epoch)
+        at_once = max(1, ORDER_BLOCK * self.world_size // self.batch_size)  # steps per call
+        for begin in range(first_step, self.steps_per_epoch, at_once):
+            steps = range(begin, min(begin + at_once, self.steps_per_epoch))
+            places = [self._place(step) for step in steps]
+            rows = [sum(c * s for c, s in shapes) for _, _, _, shapes in places]
+            positions = [
+                np.arange(step * self.batch_size + first, step * self.batch_size + first + n)
+                for step, (_, _, first, _), n in zip(steps, places, rows, strict=True)
+            ]
+            indices = order(np.concatenate(positions))
+            end = 0
+            for (examples, leaves, first, shapes), n in zip(places, rows, strict=True):
+                count = tree.leaf_count(examples, self.micro_batch_size)
+                end += n
+                yield Batch(examples, count, leaves, first, shapes, indices[end - n : end])
+
+    def _place(self, step: int) -> tuple[int, tree.Span, int, tuple[tuple[int, int], ...]]:
+        examples = min(self.batch_size, self.examples - step * self.batch_size)
+        leaves, first, shapes = leaf_shapes(
+            examples, self.micro_batch_size, self.rank, self.world_size
+        )
+        return examples, leaves, first, shapes

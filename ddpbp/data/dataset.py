@@ -1,0 +1,207 @@
+"""The examples of a run, ready to be learned from: split, standardised, in the model's dtype."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.data.order import VALIDATION, Order
+from ddpbp.data.sources import Part, Source
+from ddpbp.errors import DataError
+
+Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
+
+# Sums (vector of one block of rows, number of blocks) along the canonical tree.
+BlockSum = Callable[[Callable[[int], Float64], int], Float64]
+
+STANDARDIZE_ROWS = 1_024  # rows of a block; part of the arithmetic
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """x ← (x − mean) / deviation, fitted on the training part.
+
+    Attributes
+    ----------
+    mean, deviation : (features,) float64
+        A deviation of zero counts as 1.
+    """
+
+    mean: Float64
+    deviation: Float64
+
+    def apply(self, x: Array, dtype: npt.DTypeLike) -> Array:
+        """Return (n, features) rows shifted and scaled, in `dtype`."""
+        out = x.astype(dtype)  # a copy, whatever the type was
+        out -= self.mean.astype(dtype)
+        out /= self.deviation.astype(dtype)
+        return out
+
+
+def fit_standardization(x: Array, block_sum: BlockSum) -> Standardization:
+    """Fit mean and deviation, summed in float64 over fixed blocks of rows along the tree."""
+    n = len(x)
+    count = -(-n // STANDARDIZE_ROWS)
+
+    def block(i: int) -> Array:
+        return x[i * STANDARDIZE_ROWS : (i + 1) * STANDARDIZE_ROWS].astype(np.float64)
+
+    mean = block_sum(lambda i: np.add.reduce(block(i), axis=0), count) / n
+
+    def squares(i: int) -> Float64:
+        centred = block(i)
+        centred -= mean
+        centred *= centred
+        total: Float64 = np.add.reduce(centred, axis=0)
+        return total
+
+    deviation = np.sqrt(block_sum(squares, count) / n)
+    deviation[deviation == 0.0] = 1.0
+    return Standardization(mean, deviation)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The parts of a run.
+
+    Attributes
+    ----------
+    train, validation, test : Part
+        x in the model's dtype and standardised; y as `Part` has it.
+    classes : tuple of str or None
+        The names of the classes of a classification.
+    outputs : int
+        The number of units of the last layer.
+    standardization : Standardization or None
+    description : str
+    """
+
+    train: Part
+    validation: Part | None
+    test: Part | None
+    classes: tuple[str, ...] | None
+    outputs: int
+    standardization: Standardization | None
+    description: str
+
+
+def split(
+    source: Source,
+    *,
+    validation: float | Source,
+    test: float | Source | None,
+    seed: int,
+) -> tuple[Part, Part | None, Part | None]:
+    """Hold validation and test examples out: a function of the seed and of the row alone.
+
+    Parameters
+    ----------
+    source : Source
+    validation, test : float or Source
+        A fraction of the rows, or the source to take instead; None takes the source's own test.
+    seed : int
+
+    Returns
+    -------
+    train, validation, test : Part or None
+        Each in the order of the file.
+    """
+    n = len(source.train)
+    shares = [v if isinstance(v, float) else 0.0 for v in (validation, test)]
+    counts = [round(share * n) for share in shares]
+    place = np.empty(n, np.int64)
+    place[Order(n, seed, VALIDATION)(np.arange(n))] = np.arange(n)
+    parts: list[Part | None] = []
+    end = 0
+    for given, count in zip((validation, test), counts, strict=True):
+        if isinstance(given, Source):
+            parts.append(with_classes(source.classes, given))
+        else:
+            parts.append(_rows(source.train, (place >= end) & (place < end + count)))
+        end += count
+    train = _rows(source.train, place >= end)
+    if train is None:
+        raise DataError(f"{source.description}: holding {sum(counts)} of {n} examples out leaves "
+                        "none to train on; lower data.validation or data.test")
+    return train, parts[0], parts[1] if test is not None else source.test
+
+
+def prepare(
+    source: Source,
+    *,
+    validation: float | Source,
+    test: float | Source | None,
+    standardize: bool,
+    dtype: npt.DTypeLike,
+    seed: int,
+    block_sum: BlockSum,
+) -> Dataset:
+    """Split a source and bring its features into the form the network takes.
+
+    Parameters
+    ----------
+    source, validation, test, seed
+        As `split` has them.
+    standardize : bool
+        Fit on the training part, apply to all.
+    dtype : numpy.dtype
+        Of the model.
+    block_sum : callable
+        Sums the blocks of the standardisation over all ranks.
+    """
+    parts = split(source, validation=validation, test=test, seed=seed)
+    for name, part in zip(("validation", "test"), parts[1:], strict=True):
+        if part is not None and part.x.shape[1] != parts[0].x.shape[1]:
+            raise DataError(
+                f"data.{name} has {part.x.shape[1]} features, the training part "
+                f"{parts[0].x.shape[1]}; both need the same columns"
+            )
+    fitted = fit_standardization(parts[0].x, block_sum) if standardize else None
+
+    def ready(part: Part | None) -> Part | None:
+        if part is None:
+            return None
+        x = fitted.apply(part.x, dtype) if fitted else part.x.astype(dtype, copy=False)
+        return Part(np.ascontiguousarray(x), part.y)
+
+    train = ready(parts[0])
+    assert train is not None
+    outputs = len(source.classes) if source.classes else source.train.y.shape[1]
+    return Dataset(
+        train,
+        ready(parts[1]),
+        ready(parts[2]),
+        source.classes,
+        outputs,
+        fitted,
+        source.description,
+    )
+
+
+def _rows(part: Part, chosen: npt.NDArray[np.bool_]) -> Part | None:
+    if chosen.all():
+        return part
+    return Part(part.x[chosen], part.y[chosen]) if chosen.any() else None
+
+
+def with_classes(classes: tuple[str, ...] | None, other: Source) -> Part:
+    """Return the examples of `other`, its classes numbered as in `classes`.
+
+    Raises
+    ------
+    DataError
+        Names a class that is not among them.
+    """
+    if classes is None or other.classes is None or classes == other.classes:
+        return other.train
+    unknown = [name for name in other.classes if name not in classes]
+    if unknown:
+        raise DataError(
+            f"{other.description}: class {unknown[0]!r} does not occur in the training part, "
+            f"whose classes are {', '.join(classes)}"
+        )
+    numbers = np.array([classes.index(name) for name in other.classes])
+    return Part(other.train.x, numbers[other.train.y])

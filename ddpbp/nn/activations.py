@@ -1,0 +1,208 @@
+"""Activations σ and their derivatives σ′, as a table.
+
+Every function is elementwise, works in the dtype it is given, and stays finite for |z| up to 1e4 in
+float32 (and far beyond in float64). σ′ may use the stored activation a = σ(z) where that is
+cheaper than z.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+BLOCK = 32_768  # elements of a cache-sized block
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A pair σ, σ′.
+
+    Attributes
+    ----------
+    value : (z, out) -> None
+        Writes σ(z) to `out`, another array than z.
+    slope : (z, a, out) -> None
+        Writes σ′(z) to `out`, given z and a = σ(z); `out` may be z. None stands for σ′ = 1.
+    kinks : tuple of float
+        Where σ′ jumps; a finite difference must not cross them.
+    """
+
+    value: Callable[[Array, Array], None]
+    slope: Callable[[Array, Array, Array], None] | None
+    kinks: tuple[float, ...] = ()
+
+
+def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Walk equally shaped contiguous arrays together in cache-sized flat pieces."""
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, BLOCK):
+        yield tuple(array[start : start + BLOCK] for array in flat)
+
+
+def _identity(z: Array, out: Array) -> None:
+    np.copyto(out, z)
+
+
+def _sigmoid(z: Array, out: Array) -> None:
+    # 1 / (1 + exp(-z)); below the floor exp(-z) would overflow and σ is 0 to every digit.
+    np.maximum(z, -80.0 if z.dtype == np.float32 else -700.0, out=out)
+    np.negative(out, out=out)
+    np.exp(out, out=out)
+    out += 1.0
+    np.reciprocal(out, out=out)
+
+
+def _sigmoid_slope(z: Array, a: Array, out: Array) -> None:
+    # σ′ = σ (1 - σ)
+    np.subtract(1.0, a, out=out)
+    out *= a
+
+
+def _tanh(z: Array, out: Array) -> None:
+    np.tanh(z, out=out)
+
+
+def _tanh_slope(z: Array, a: Array, out: Array) -> None:
+    # σ′ = 1 - σ²
+    np.multiply(a, a, out=out)
+    np.subtract(1.0, out, out=out)
+
+
+def _relu(z: Array, out: Array) -> None:
+    np.maximum(z, 0.0, out=out)
+
+
+def _relu_slope(z: Array, a: Array, out: Array) -> None:
+    np.greater(z, 0.0, out=out)
+
+
+LEAK = 0.01
+
+
+def _leaky_relu(z: Array, out: Array) -> None:
+    np.multiply(z, LEAK, out=out)
+    np.maximum(z, out, out=out)
+
+
+def _leaky_relu_slope(z: Array, a: Array, out: Array) -> None:
+    np.greater(z, 0.0, out=out)
+    np.maximum(out, LEAK, out=out)
+
+
+def _elu(z: Array, out: Array) -> None:
+    # z where z > 0, else exp(z) - 1; expm1(min(z, 0)) >= z holds exactly below 0
+    np.minimum(z, 0.0, out=out)
+    np.expm1(out, out=out)
+    np.maximum(z, out, out=out)
+
+
+def _elu_slope(z: Array, a: Array, out: Array) -> None:
+    np.minimum(a, 0.0, out=out)
+    out += 1.0
+
+
+_C, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715
+
+
+def _gelu_tanh(z: Array, out: Array) -> None:
+    # t = tanh(c (z + 0.044715 z³))
+    np.multiply(z, z, out=out)
+    out *= _CUBIC
+    out += 1.0
+    out *= z
+    out *= _C
+    np.tanh(out, out=out)
+
+
+def _gelu(z: Array, out: Array) -> None:
+    # ½ z (1 + t), Hendrycks and Gimpel 2016, the tanh form
+    _gelu_tanh(z, out)
+    out += 1.0
+    out *= z
+    out *= 0.5
+
+
+def _gelu_slope(z: Array, a: Array, out: Array) -> None:
+    # ½ (1 + t) + ½ z (1 - t²) c (1 + 3 · 0.044715 z²) = ½ (1 + t) (1 + (1 - t) z c (1 + ...))
+    for z_block, block in blocks(z, out):
+        t = np.empty_like(block)
+        _gelu_tanh(z_block, t)
+        rest = z_block * z_block
+        rest *= 3.0 * _CUBIC
+        rest += 1.0
+        rest *= _C
+        rest *= z_block
+        rest *= 1.0 - t
+        rest += 1.0
+        t += 1.0
+        t *= rest
+        np.multiply(t, 0.5, out=block)
+
+
+def _silu(z: Array, out: Array) -> None:
+    _sigmoid(z, out)
+    out *= z
+
+
+def _silu_slope(z: Array, a: Array, out: Array) -> None:
+    # s (1 + z (1 - s)) with s = sigmoid(z)
+    for z_block, block in blocks(z, out):
+        s = np.empty_like(block)
+        _sigmoid(z_block, s)
+        rest = 1.0 - s
+        rest *= z_block
+        rest += 1.0
+        np.multiply(s, rest, out=block)
+
+
+def _softplus(z: Array, out: Array) -> None:
+    np.logaddexp(z, 0.0, out=out)
+
+
+def _softplus_slope(z: Array, a: Array, out: Array) -> None:
+    _sigmoid(z, out)
+
+
+def _softmax(z: Array, out: Array) -> None:
+    # over the units (axis -2) of each example; shifted by its own maximum
+    np.subtract(z, z.max(axis=-2, keepdims=True), out=out)
+    np.exp(out, out=out)
+    out /= out.sum(axis=-2, keepdims=True)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": Activation(_identity, None),
+    "sigmoid": Activation(_sigmoid, _sigmoid_slope),
+    "tanh": Activation(_tanh, _tanh_slope),
+    "relu": Activation(_relu, _relu_slope, kinks=(0.0,)),
+    "leaky_relu": Activation(_leaky_relu, _leaky_relu_slope, kinks=(0.0,)),
+    "elu": Activation(_elu, _elu_slope, kinks=(0.0,)),
+    "gelu": Activation(_gelu, _gelu_slope),
+    "silu": Activation(_silu, _silu_slope),
+    "softplus": Activation(_softplus, _softplus_slope),
+}
+
+
+def _softmax_slope(z: Array, a: Array, out: Array) -> None:
+    raise TypeError("softmax has a Jacobian, not an elementwise slope: see softmax_pullback")
+
+
+def softmax_pullback(a: Array, d_a: Array, out: Array) -> None:
+    """Apply the transposed Jacobian of softmax: δ_i = a_i (∂L/∂a_i - Σ_j a_j ∂L/∂a_j).
+
+    Parameters
+    ----------
+    a, d_a, out : (..., n_L, B) float
+        The softmax outputs, the loss derivatives with respect to them, and δᴸ.
+    """
+    np.multiply(a, d_a, out=out)
+    np.subtract(d_a, out.sum(axis=-2, keepdims=True), out=out)
+    out *= a
+
+
+OUTPUTS: dict[str, Activation] = {**ACTIVATIONS, "softmax": Activation(_softmax, _softmax_slope)}

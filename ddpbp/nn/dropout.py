@@ -1,0 +1,44 @@
+"""Dropout (Srivastava et al. 2014) whose masks are a function, not a generator's state."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp import draws
+
+_DROPOUT = 2  # what the draws are for: the purpose word of the key
+_LANES = 4  # a 64-bit draw decides four units, 16 bits each
+
+
+class Dropout:
+    """Masks for one run, keyed by (seed, step, layer, place of the example in the batch).
+
+    Parameters
+    ----------
+    rate : float
+        The share of units left out, in [0, 1); taken in steps of 2⁻¹⁶.
+    seed : int
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        self._threshold = round((1.0 - rate) * 65536)
+        self._seed = seed
+        self.scale = 65536 / self._threshold
+
+    def keep(
+        self, step: int, l: int, start: int, examples: int, units: int
+    ) -> npt.NDArray[np.bool_]:
+        """Decide which units of layer l stay for examples [start, start + examples) of the batch.
+
+        Returns
+        -------
+        (examples, units) bool
+        """
+        words = -(-units // _LANES)
+        counter = np.arange(start * words, (start + examples) * words, dtype=np.uint64)
+        raw: npt.NDArray[Any] = draws.bits(
+            draws.key(self._seed, _DROPOUT, step, l), counter, out=counter
+        )
+        lanes = raw.astype("<u8", copy=False).view("<u2").reshape(examples, words * _LANES)
+        return lanes[:, :units] < self._threshold

@@ -1,0 +1,118 @@
+"""What is shown while a run goes on, and metrics.jsonl: on rank 0, nowhere else."""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+
+class Report:
+    """A silent report: what every rank but the first has.
+
+    All numbers come from outside; a report changes nothing.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+
+    def begin(self, epochs: int, examples_per_epoch: int) -> None:
+        """Start the clock of a run."""
+
+    def step(self, epoch: int, step: int, examples: int, loss: float, *, log: bool) -> None:
+        """Tell of one step; `loss` is its mean. `log` writes it to metrics.jsonl."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Tell of the end of an epoch."""
+
+    def close(self) -> None:
+        """Put the terminal back and close the file."""
+
+
+class Printed(Report):
+    """Rank 0's report: a live bar on a terminal, plain lines elsewhere, metrics.jsonl."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._file: Any = None
+        self._bar: Any = None
+        self._task: Any = None
+        self._epochs = 0
+
+    def open(self, metrics: Path) -> None:
+        """Append the records of this run to `metrics`."""
+        self._file = metrics.open("ab", buffering=0)
+
+    def say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def begin(self, epochs: int, examples_per_epoch: int) -> None:
+        self._epochs = epochs
+        self._started_seconds = time.perf_counter()
+        if not self._terminal:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s"),
+            TimeRemainingColumn(),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(
+            "", total=epochs * examples_per_epoch, epoch=0, epochs=epochs, loss=0.0, rate=0.0
+        )
+        self._done, self._drawn_seconds = 0, 0.0
+
+    def step(self, epoch: int, step: int, examples: int, loss: float, *, log: bool) -> None:
+        if log:
+            self._write({"kind": "step", "epoch": epoch, "step": step, "loss": loss})
+        if self._bar is None:
+            return
+        self._done += examples
+        now = time.perf_counter()
+        if now - self._drawn_seconds > 0.1:
+            self._drawn_seconds = now
+            rate = self._done / (now - self._started_seconds)
+            self._bar.update(
+                self._task, completed=self._done, epoch=epoch, loss=loss, rate=rate
+            )
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self._write({"kind": "epoch", **record})
+        shown = [f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}"]
+        for name, value in record.items():
+            if name.startswith(("train_", "validation_")):
+                shown.append(f"{name.replace('_', ' ')} {value:.4f}")
+        shown.append(f"{record['examples_per_second']:,.0f} examples/s")
+        self.say("  ".join(shown))
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(msgspec.json.encode(record) + b"\n")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None

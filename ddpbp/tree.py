@@ -1,0 +1,87 @@
+"""The canonical tree over the leaves of a step: who owns which leaf, and in what order sums form.
+
+Node (level, i) covers leaves [i·2^level, (i+1)·2^level), cut at `size`, and its value is
+left + right; a missing right child passes through. The parenthesisation so depends on the number
+of leaves alone. A rank that owns a run of leaves forms the nodes that lie inside its run (its
+*cover*); whoever holds the covers of all ranks, in order, forms the root.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+Span = tuple[int, int]  # leaves [start, stop)
+
+
+def leaf_count(examples: int, micro_batch_size: int) -> int:
+    """Return the number of leaves of a batch: ceil(examples / micro_batch_size)."""
+    return -(-examples // micro_batch_size)
+
+
+def deal(size: int, rank: int, world_size: int) -> Span:
+    """Return the contiguous run of leaves that `rank` owns; it may be empty."""
+    return size * rank // world_size, size * (rank + 1) // world_size
+
+
+def fold(spans: Iterable[Span], size: int) -> tuple[list[int], list[Span]]:
+    """Combine neighbouring nodes as far as the tree allows.
+
+    Parameters
+    ----------
+    spans : iterable of (start, stop)
+        Nodes of the tree, in order and without gaps: single leaves, or covers of runs.
+    size : int
+        The number of leaves of the whole tree.
+
+    Returns
+    -------
+    merges : list of int
+        The program of a stack machine: push node j, then `merges[j]` times add the top of the
+        stack to what lies under it.
+    nodes : list of (start, stop)
+        What is on the stack in the end.
+    """
+    merges, stack = [], list[Span]()
+    for span in spans:
+        stack.append(span)
+        count = 0
+        while len(stack) > 1 and _siblings(stack[-2], stack[-1], size):
+            _, stop = stack.pop()
+            stack[-1] = (stack[-1][0], stop)
+            count += 1
+        merges.append(count)
+    return merges, stack
+
+
+def accumulate(
+    values: Iterable[npt.NDArray[Any]], merges: Sequence[int]
+) -> list[npt.NDArray[Any]]:
+    """Run the program of `fold` on arrays, in place; return those that hold the nodes."""
+    stack: list[npt.NDArray[Any]] = []
+    for value, count in zip(values, merges, strict=True):
+        stack.append(value)
+        for _ in range(count):
+            right = stack.pop()
+            stack[-1] += right
+    return stack
+
+
+def _siblings(left: Span, right: Span, size: int) -> bool:
+    width = left[1] - left[0]
+    full = width & (width - 1) == 0 and left[0] % (2 * width) == 0
+    return full and right[1] == min(left[0] + 2 * width, size)
+
+
+def run_program(size: int, rank: int, world_size: int) -> tuple[list[int], list[Span]]:
+    """Return the merges and the cover of the leaves that `rank` owns."""
+    start, stop = deal(size, rank, world_size)
+    return fold(((leaf, leaf + 1) for leaf in range(start, stop)), size)
+
+
+def root_program(size: int, world_size: int) -> tuple[list[int], list[int]]:
+    """Return how many nodes each rank's cover has, and the merges of all of them into the root."""
+    covers = [run_program(size, rank, world_size)[1] for rank in range(world_size)]
+    merges, nodes = fold((span for cover in covers for span in cover), size)
+    assert nodes == [(0, size)], "the covers of all ranks form the whole tree"
+    return [len(cover) for cover in covers], merges

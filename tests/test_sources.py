@@ -1,0 +1,284 @@
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ddpbp.data import sources
+from ddpbp.data.sources import FASHION_CLASSES, SOURCES, open_source, read_features
+from ddpbp.errors import DataError
+
+
+def npy(array: npt.ArrayLike) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def idx(values: npt.ArrayLike) -> bytes:
+    array = np.asarray(values, np.uint8)
+    shape = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + shape + array.tobytes()
+
+
+IMAGES = idx(np.arange(24).reshape(6, 2, 2))
+LABELS = idx([0, 1, 2, 0, 1, 2])
+X = np.arange(12.0).reshape(6, 2)
+Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def written(folder: Path, **files: str | bytes) -> str:
+    """Write files; `a__b` stands for a.b, and the last one's path is returned."""
+    for name, content in files.items():
+        path = folder / name.replace("__", ".").replace("_", "-")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_digits_split_is_the_one_its_readme_states():
+    source = open_source("digits", task="classification")
+    assert source.test is not None
+    assert (len(source.train), len(source.test)) == (1442, 355)
+    assert source.train.x.shape[1] == 64
+    assert source.train.x.dtype == np.uint8
+    assert source.train.x.max() == 16
+    assert source.classes == tuple("0123456789")
+    with np.load(Path(sources.__file__).parent / "digits/digits.npz") as stored:
+        test = np.zeros(len(stored["y"]), bool)
+        for c in range(10):
+            test[np.flatnonzero(stored["y"] == c)[4::5]] = True
+        np.testing.assert_array_equal(stored["test"], test)
+        np.testing.assert_array_equal(source.test.y, stored["y"][test])
+
+
+def test_fashion_mnist_says_how_to_get_it(tmp_path):
+    with pytest.raises(DataError, match=r"apt-get install dataset-fashion-mnist.*data\.folder"):
+        open_source("fashion-mnist", task="classification", folder=str(tmp_path / "none"))
+
+
+def test_fashion_mnist_names_its_classes(tmp_path):
+    written(tmp_path, train_images=IMAGES, train_labels=LABELS)
+    source = open_source("fashion-mnist", task="classification", folder=str(tmp_path))
+    assert source.classes == FASHION_CLASSES
+    assert source.classes[9] == "Ankle boot"
+    assert source.test is None
+
+
+def test_sources_are_these():
+    assert list(SOURCES) == ["digits", "fashion-mnist", "synthetic", "idx", "npy", "npz", "csv"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_folder_gives_rows_of_bytes_and_its_test_part(tmp_path, pack):
+    files = {"train_images": IMAGES, "train_labels": LABELS}
+    files |= {"t10k_images": idx([[[9, 8], [7, 6]]]), "t10k_labels": idx([2])}
+    written(tmp_path, **{name: pack(content) for name, content in files.items()})
+    source = open_source(str(tmp_path), task="classification")
+    assert source.test is not None
+    np.testing.assert_array_equal(source.train.x, np.arange(24).reshape(6, 4))
+    np.testing.assert_array_equal(source.train.y, Y)
+    np.testing.assert_array_equal(source.test.x, [[9, 8, 7, 6]])
+    assert source.train.x.dtype == np.uint8
+    assert source.train.x.flags.c_contiguous
+    assert source.train.y.dtype == np.int64
+
+
+def test_npy_takes_the_last_column_or_the_one_named(tmp_path):
+    path = written(tmp_path, t__npy=npy(np.c_[Y, X, Y[::-1]]))
+    last = open_source(path, task="classification")
+    np.testing.assert_array_equal(last.train.x, np.c_[Y, X])
+    np.testing.assert_array_equal(last.train.y, Y[::-1])
+    both = open_source(path, task="regression", target="0,-1")
+    np.testing.assert_array_equal(both.train.x, X)
+    np.testing.assert_array_equal(both.train.y, np.c_[Y, Y[::-1]])
+    assert both.classes is None
+
+
+def test_npz_parts_flattens_and_keeps_the_labels(tmp_path):
+    arrays = {"x_train": np.float32(X).reshape(6, 2, 1), "kind_train": Y}
+    path = written(tmp_path, t__npz=npz(**arrays, x_test=X[:2], kind_test=np.array([1.0, 2.0])))
+    source = open_source(path, task="classification", target="kind")
+    assert source.test is not None
+    assert source.train.x.shape == (6, 2)
+    assert source.train.x.dtype == np.float32
+    assert source.classes == ("0", "1", "2")
+    np.testing.assert_array_equal(source.test.y, [1, 2])
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "i8", "f2", ">f4", ">f8", "g"])
+def test_any_real_type_ends_as_uint8_or_native_float(tmp_path, dtype):
+    x = np.asfortranarray((X > 5).astype(dtype))
+    source = open_source(written(tmp_path, t__npz=npz(x=x, y=Y)), task="classification")
+    np.testing.assert_array_equal(source.train.x, x)
+    assert source.train.x.dtype.isnative
+    assert source.train.x.dtype in (np.uint8, np.float32, np.float64)
+    assert source.train.x.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "classes", "y"),
+    [
+        ("a,b,kind\n1,2,dog\n3,4,cat\n", None, ("cat", "dog"), [1, 0]),
+        ("1,2,dog\n3,4,cat\n", None, ("cat", "dog"), [1, 0]),
+        ('kind;a;b\r\n"x;y";1;2\r\n\r\nz;3;4\r\n', "kind", ("x;y", "z"), [0, 1]),
+        ("10\t1\t2\n9.0\t3\t4", "0", ("9", "10"), [1, 0]),
+        ("\ufeffa,b,-1\n1,2,-1\n3,4,7\n", "-1", ("-1", "7"), [0, 1]),
+    ],
+    ids=["header", "no header", "semicolon, quotes, CRLF", "tab, integers", "BOM, odd name"],
+)
+def test_csv_tells_header_delimiter_and_classes(tmp_path, text, target, classes, y):
+    path = written(tmp_path, t__csv__gz=gzip.compress(text.encode()))
+    source = open_source(path, task="classification", target=target)
+    np.testing.assert_array_equal(source.train.x, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(source.train.y, y)
+    assert source.classes == classes
+
+
+def test_csv_takes_several_targets(tmp_path):
+    path = written(tmp_path, t__csv="u,a,v\n0,5,1\n1,6,1\n")
+    source = open_source(path, task="multilabel", target="u, v")
+    np.testing.assert_array_equal(source.train.y, [[0, 1], [1, 1]])
+    assert source.train.y.dtype == np.float64
+
+
+@pytest.mark.parametrize("task", ["classification", "binary", "multilabel", "regression"])
+def test_synthetic_row_depends_on_seed_and_place_only(task):
+    def draw(examples, seed=1):
+        shape: dict[str, Any] = {"features": 301, "classes": 3, "targets": 2}
+        return open_source("synthetic", task=task, examples=examples, seed=seed, **shape).train
+
+    few, many = draw(20), draw(1000)
+    np.testing.assert_array_equal(few.x, many.x[:20])
+    np.testing.assert_array_equal(few.y, many.y[:20])
+    assert few.x.dtype == np.float32
+    assert -1 <= many.x.min() < -0.99 < 0.99 < many.x.max() < 1
+    assert abs(many.x.mean()) < 0.01
+    assert (draw(20, seed=2).x != few.x).all(1).any()
+    assert len(np.unique(many.y)) == {"classification": 3, "regression": 2000}.get(task, 2)
+
+
+def test_synthetic_can_be_learned():
+    train = open_source("synthetic", task="binary", examples=500, features=5).train
+    weights = np.linalg.lstsq(train.x, 2 * train.y[:, 0] - 1, rcond=None)[0]
+    assert ((train.x @ weights > 0) == train.y[:, 0]).mean() > 0.95
+
+
+def test_features_to_predict_from_come_with_or_without_targets(tmp_path):
+    cases: list[tuple[str, str | bytes, str | None]] = [
+        ("a__csv", "a,b\n0,1\n2,3\n", None),
+        ("b__csv", "kind,a,b\ncat,0,1\n?,2,3\n", "kind"),
+        ("c__npy", npy(X[:2, :2]), None),
+        ("d__npy", npy(np.c_[X[:2], Y[:2]]), None),
+        ("e__npz", npz(x=X[:2], y=Y[:2]), None),
+        ("f__idx", idx(X[:2].reshape(2, 2, 1)), None),
+    ]
+    for name, content, target in cases:
+        path = written(tmp_path, **{name: content})
+        np.testing.assert_array_equal(read_features(path, features=2, target=target), X[:2])
+    with pytest.raises(DataError, match=r"a\.csv: 2 features .* takes 5"):
+        read_features(tmp_path / "a.csv", features=5)
+    with pytest.raises(DataError, match=r"b\.csv: 2 features .* takes 3"):
+        read_features(tmp_path / "b.csv", features=3, target="kind")
+
+
+NAN = np.where(X == 7, np.nan, X)
+BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
+    "one class": ("npy", npy(np.c_[X, 0 * Y]), {}, "all 6 training examples are of one class"),
+    "empty npy": ("npy", npy(np.empty((0, 3))), {}, "no examples"),
+    "no bytes": ("npy", b"", {}, "cut short"),
+    "truncated npy": ("npy", npy(X)[:-5], {}, "cut short"),
+    "damaged header": ("npy", npy(X).replace(b"'shape'", b"((shape"), {}, "damaged"),
+    "vector": ("npy", npy(Y), {}, r"shape \(6,\)"),
+    "nan": ("npy", npy(np.c_[NAN, Y]), {}, "row 3, column 1 .* is nan"),
+    "text array": ("npy", npy(X.astype(str)), {}, "type <U"),
+    "pickle": ("npy", npy(X.astype(object)), {}, "pickled object array"),
+    "no such column": ("npy", npy(np.c_[X, Y]), {"target": "3"}, "no column '3'.* 0 to 2"),
+    "fraction": ("npy", npy(np.c_[X, Y / 2]), {}, "found 0.5; .* is an integer"),
+    "negative": ("npy", npy(np.c_[X, Y - 1]), {}, "found -1"),
+    "not 0 or 1": ("npy", npy(np.c_[X, Y]), {"task": "binary"}, "row 2 .*holds 2.0.*: 0, 1$"),
+    "pickle in npz": ("npz", npz(x=X, y=Y.astype(object)), {}, "pickled object array"),
+    "truncated npz": ("npz", npz(x=X, y=Y)[:-5], {}, "cut short"),
+    "no y": ("npz", npz(x=X, Y=Y), {}, "no array 'y'.* it holds x, Y"),
+    "counts": ("npz", npz(x=X, y=Y[1:]), {}, "6 rows of features but 5 of labels"),
+    "one-hot": ("npz", npz(x=X, y=np.eye(6)), {}, r"one-hot .*argmax"),
+    "unseen": ("npz", npz(x=X, y=Y, x_test=X, y_test=Y + 1), {}, "test labels: row 2 .*holds 3"),
+    "test width": ("npz", npz(x=X, y=Y, x_test=X[:, :1], y_test=Y), {}, "must agree"),
+    "overflow": ("npz", npz(x=X * np.longdouble("1e400"), y=Y), {}, "is inf"),
+    "ragged": ("csv", "a,b,y\n1,2,0\n\n3,1\n", {}, "line 4: 2 fields .* has 3"),
+    "text": ("csv", "a,b,y\n1,2,0\n3,x,1\n", {}, "line 3, column \"b\": found 'x'"),
+    "hole": ("csv", "a,b,y\n1,,0\n3,4,1\n", {}, "line 2, column \"b\": found ''"),
+    "inf": ("csv", "1,2,0\n3,inf,1\n", {}, "line 2, column 1: found 'inf'"),
+    "no label": ("csv", "a,b,y\n1,2,u\n3,4,\n", {}, "column \"y\" holds '', first in row 1"),
+    "fractions": ("csv", "a,b,y\n1,2,0.5\n3,4,1\n", {}, "column \"y\" holds '0.5'"),
+    "misspelt": ("csv", "a,b,kind\n1,2,0\n", {"target": "knd"}, "did you mean 'kind'.* a, b"),
+    "two": ("csv", "1,2,0\n", {"target": "0,1"}, "names 2; classification takes one"),
+    "no features": ("csv", "1,2\n", {"task": "regression", "target": "0,1"}, "no features"),
+    "one column": ("csv", "1\n2\n", {}, "one column only"),
+    "header only": ("csv", "a,b,y\n", {}, "no rows of data"),
+    "empty csv": ("csv", "\n\n", {}, "is empty"),
+    "Latin-1": ("csv", b"a,b,y\n1,2,caf\xe9\n", {}, "not UTF-8"),
+    "truncated gz": ("csv", gzip.compress(b"a,b,y\n1,2,0\n")[:-9], {}, "cut short"),
+    "format": ("dat", "1,2,0\n", {}, "set data.format to one of idx, npy, npz, csv"),
+    "unknown format": ("dat", "", {"format": "cvs"}, "'cvs', did you mean 'csv'"),
+    "no folder": ("dat", "", {"format": "idx"}, "an IDX source is a folder"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "content", "options", "fault"), BAD.values(), ids=list(BAD))
+def test_bad_file_ends_in_one_message(tmp_path, suffix, content, options, fault):
+    path = written(tmp_path, **{f"bad__{suffix}": content})
+    with pytest.raises(DataError, match=fault) as raised:
+        open_source(path, **{"task": "classification"} | options)
+    assert str(raised.value).startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "fault"),
+    [
+        (b"\0\0\7\3" + IMAGES[4:], LABELS, "train-images: not an IDX file: .* 00 00 07 03"),
+        (IMAGES[:-1], LABELS, "train-images: cut short: 39 bytes .* needs 40"),
+        (IMAGES[:9], LABELS, "train-images: cut short"),
+        (gzip.compress(IMAGES)[:-4], LABELS, "train-images: cut short"),
+        (IMAGES, LABELS + b"\0", "train-labels: too long"),
+        (IMAGES, idx([0, 1]), "6 rows of features but 2 of labels"),
+        (IMAGES, idx([1] * 6), "one class"),
+    ],
+)
+def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):
+    written(tmp_path, train_images=images, train_labels=labels)
+    with pytest.raises(DataError, match=fault) as raised:
+        open_source(str(tmp_path), task="classification")
+    assert str(raised.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"source": "digts", "task": "classification"}, "did you mean 'digits'"),
+        ({"source": "gone.csv", "task": "binary"}, "gone.csv.*no such file"),
+        ({"source": "digits", "task": "clasification"}, "did you mean 'classification'"),
+        ({"source": "digits", "task": "binary"}, "allowed for binary: 0, 1$"),
+        ({"source": "synthetic", "task": "binary", "features": 3}, r"data\.examples=10000"),
+        (
+            {"source": "synthetic", "task": "multilabel", "examples": 1, "features": 3},
+            r"data\.targets is 0",
+        ),
+        (
+            {"source": "synthetic", "task": "classification", "examples": 9, "features": 3},
+            r"data\.classes is 0; at least 2",
+        ),
+        ({"source": "tests", "task": "binary"}, r"tests: no file train-images\*; found"),
+    ],
+)
+def test_bad_argument_ends_in_one_message(arguments, fault):
+    with pytest.raises(DataError, match=fault):
+        open_source(**arguments)
