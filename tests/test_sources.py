@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from ddpbp.data import sources
-from ddpbp.data.sources import FASHION_CLASSES, SOURCES, open_source, read_features
+from ddpbp.data.sources import FASHION_CLASSES, SOURCES, Part, open_source, read_features
 from ddpbp.errors import DataError
 
 
@@ -131,9 +131,9 @@ def test_any_real_type_ends_as_uint8_or_native_float(tmp_path, dtype):
         ("1,2,dog\n3,4,cat\n", None, ("cat", "dog"), [1, 0]),
         ('kind;a;b\r\n"x;y";1;2\r\n\r\nz;3;4\r\n', "kind", ("x;y", "z"), [0, 1]),
         ("10\t1\t2\n9.0\t3\t4", "0", ("9", "10"), [1, 0]),
-        ("\ufeffa,b,-1\n1,2,-1\n3,4,7\n", "-1", ("-1", "7"), [0, 1]),
+        ("\ufeff,b,y\n1,2,-1\n3,4,7\n", "-1", ("-1", "7"), [0, 1]),
     ],
-    ids=["header", "no header", "semicolon, quotes, CRLF", "tab, integers", "BOM, odd name"],
+    ids=["header", "no header", "semicolon, quotes, CRLF", "tab, integers", "BOM, unnamed column"],
 )
 def test_csv_tells_header_delimiter_and_classes(tmp_path, text, target, classes, y):
     path = written(tmp_path, t__csv__gz=gzip.compress(text.encode()))
@@ -152,7 +152,7 @@ def test_csv_takes_several_targets(tmp_path):
 
 @pytest.mark.parametrize("task", ["classification", "binary", "multilabel", "regression"])
 def test_synthetic_row_depends_on_seed_and_place_only(task):
-    def draw(examples, seed=1):
+    def draw(examples: int, seed: int = 1) -> Part:
         shape: dict[str, Any] = {"features": 301, "classes": 3, "targets": 2}
         return open_source("synthetic", task=task, examples=examples, seed=seed, **shape).train
 
@@ -213,9 +213,11 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "unseen": ("npz", npz(x=X, y=Y, x_test=X, y_test=Y + 1), {}, "test labels: row 2 .*holds 3"),
     "test width": ("npz", npz(x=X, y=Y, x_test=X[:, :1], y_test=Y), {}, "must agree"),
     "overflow": ("npz", npz(x=X * np.longdouble("1e400"), y=Y), {}, "is inf"),
-    "ragged": ("csv", "a,b,y\n1,2,0\n\n3,1\n", {}, "line 4: 2 fields .* has 3"),
+    "ragged": ("csv", "a,b,y\n1,2,0\n\n3,1\n", {}, "line 4: 2 field.* has 3"),
     "text": ("csv", "a,b,y\n1,2,0\n3,x,1\n", {}, "line 3, column \"b\": found 'x'"),
     "hole": ("csv", "a,b,y\n1,,0\n3,4,1\n", {}, "line 2, column \"b\": found ''"),
+    "half a header": ("csv", "?,3.5,u\n1,2,v\n", {}, "line 1: neither a header nor data: '\\?'"),
+    "decimal comma": ("csv", "1,5;2;0\n3;4;1\n", {}, "line 1: neither .* '1,5'"),
     "inf": ("csv", "1,2,0\n3,inf,1\n", {}, "line 2, column 1: found 'inf'"),
     "no label": ("csv", "a,b,y\n1,2,u\n3,4,\n", {}, "column \"y\" holds '', first in row 1"),
     "fractions": ("csv", "a,b,y\n1,2,0.5\n3,4,1\n", {}, "column \"y\" holds '0.5'"),
@@ -228,7 +230,7 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "Latin-1": ("csv", b"a,b,y\n1,2,caf\xe9\n", {}, "not UTF-8"),
     "truncated gz": ("csv", gzip.compress(b"a,b,y\n1,2,0\n")[:-9], {}, "cut short"),
     "format": ("dat", "1,2,0\n", {}, "set data.format to one of idx, npy, npz, csv"),
-    "unknown format": ("dat", "", {"format": "cvs"}, "'cvs', did you mean 'csv'"),
+    "unknown format": ("dat", "", {"format": "cvs"}, "'cvs' .did you mean 'csv'"),
     "no folder": ("dat", "", {"format": "idx"}, "an IDX source is a folder"),
 }
 
@@ -277,6 +279,7 @@ def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):
             r"data\.classes is 0; at least 2",
         ),
         ({"source": "tests", "task": "binary"}, r"tests: no file train-images\*; found"),
+        ({"source": "x" * 300, "task": "binary"}, "File name too long"),
     ],
 )
 def test_bad_argument_ends_in_one_message(arguments, fault):

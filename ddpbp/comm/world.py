@@ -6,6 +6,7 @@ settled after the configuration has been shared.
 """
 
 import os
+import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -185,14 +186,15 @@ class SimulatedWorld(World):
 
     def all_gather_object(self, value: Any) -> list[Any]:
         self._count += 1
-        return self._hub.exchange(self.rank, self._count, value)
+        message = pickle.dumps(value)  # as over MPI: nobody gets hold of another's arrays
+        return [pickle.loads(m) for m in self._hub.exchange(self.rank, self._count, message)]
 
     def all_gather(self, send: Array, receive: Array) -> None:
-        for rank, value in enumerate(self.all_gather_object(send.copy())):
+        for rank, value in enumerate(self.all_gather_object(send)):
             receive[rank] = value
 
     def all_to_all(self, send: Array, receive: Array) -> None:
-        for rank, value in enumerate(self.all_gather_object(send.copy())):
+        for rank, value in enumerate(self.all_gather_object(send)):
             receive[rank] = value[self.rank]
 
     def abort(self, code: int) -> None:

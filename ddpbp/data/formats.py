@@ -156,8 +156,8 @@ def csv_layout(path: Path) -> Layout:
     The first line is a header if some field in it is text where the second line has a number, as
     in "age,label" before "31,yes"; "5.1,setosa" before "4.9,setosa" is data.
     """
-    with _text(path) as text:
-        line = next((line for line in text if line.strip()), "")
+    with _text(path) as file:
+        line = next((line for line in file if line.strip()), "")
     delimiter = max(";\t,", key=line.count)
     lines = _lines(path, delimiter)
     skip, first = next(lines, (0, [""]))
@@ -165,10 +165,19 @@ def csv_layout(path: Path) -> Layout:
     lines.close()
     if first == [""]:
         raise DataError(f"{path}: is empty; a header line and rows of numbers are needed")
-    header = any(
-        field and number(field) is None and number(below) is not None
-        for field, below in zip(first, second, strict=False)
-    )
+    text = [number(field) is None for field in first]
+    above = [
+        field
+        for field, is_text, below in zip(first, text, second, strict=False)
+        if field and is_text and number(below) is not None
+    ]
+    if above and not all(text):
+        raise DataError(
+            f"{path}, line {skip}: neither a header nor data: {above[0][:40]!r} stands above a "
+            f"number, but {first[text.index(False)]!r} is one; give every column a name that is no "
+            "number, or fill in the number"
+        )
+    header = bool(above)
     names = tuple(field.strip() for field in first) if header else None
     return Layout(delimiter, names, len(first), skip if header else 0)
 
@@ -261,7 +270,7 @@ def _raise_csv_fault(path: Path, layout: Layout, texts: Collection[int]) -> None
             continue
         if len(row) != layout.columns:
             raise DataError(
-                f"{path}, line {line}: {len(row)} fields where the first line has "
+                f"{path}, line {line}: {len(row)} field(s) where the first line has "
                 f"{layout.columns}; every line needs the same number of fields"
             )
         for column, field in enumerate(row):
@@ -285,4 +294,4 @@ def number(field: str) -> float | None:
 def hint(word: str, known: Iterable[str]) -> str:
     """Suggest the known word that was probably meant."""
     close = difflib.get_close_matches(word, list(known), 1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,6 +1,6 @@
 """Where the examples come from: each source opens one format and reads rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,7 @@ def open_source(
     request = Request(source, task, target, folder, examples, features, classes, targets, seed)
     if format is None and source in NAMED:
         return NAMED[source](request)
-    if not Path(source).expanduser().exists():
-        raise DataError(
-            f"data.source {source!r}: no such file or folder{hint(source, NAMED)}; "
-            f"give a path or one of {', '.join(NAMED)}"
-        )
-    return FORMATS[_format(source, format)](request)
+    return FORMATS[_format(_path(source, NAMED), format)](request)
 
 
 def read_features(
@@ -168,8 +163,8 @@ def read_features(
     (n, features) uint8, float32 or float64
         The rows.
     """
-    kind = _format(str(path), format)
-    path = Path(path).expanduser()
+    path = _path(str(path))
+    kind = _format(path, format)
     if kind == "idx":
         if path.is_dir():
             raise DataError(f"{path}: is a folder; name the file of images in it")
@@ -202,25 +197,32 @@ def _without_target(path: Path, kind: str, features: int, target: str | None) ->
     return np.delete(read_csv(path, layout, picks)[0], picks, 1)
 
 
-def _format(source: str, format: str | None) -> str:
+def _path(source: str, names: Collection[str] = ()) -> Path:
+    """Find a path, where a source of one of these names was possible too."""
+    with reading(Path(source), "a path"):
+        path = Path(source).expanduser()
+        if not path.exists():
+            known = f"give a path or one of {', '.join(names)}" if names else "check the path"
+            raise DataError(f"{source}: no such file or folder{hint(source, names)}; {known}")
+    return path
+
+
+def _format(path: Path, format: str | None) -> str:
     """Tell the format of a path: the one given, or the one its name speaks of."""
     if format is not None:
         if format not in FORMATS:
             raise DataError(
-                f"{source}: unknown data.format {format!r}{hint(format, FORMATS)}; "
+                f"{path}: unknown data.format {format!r}{hint(format, FORMATS)}; "
                 f"allowed: {', '.join(FORMATS)}"
             )
         return format
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(f"{source}: no such file; check the path")
     endings = {".npy": "npy", ".npz": "npz", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
     name = path.name.lower().removesuffix(".gz")
     if path.is_dir() or "-idx" in name or name.endswith(".idx"):
         return "idx"
     if Path(name).suffix not in endings:
         raise DataError(
-            f"{source}: cannot tell its format from its name; "
+            f"{path}: cannot tell its format from its name; "
             f"set data.format to one of {', '.join(FORMATS)}"
         )
     return endings[Path(name).suffix]
