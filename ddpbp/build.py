@@ -17,6 +17,8 @@ from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.dropout import Dropout
 from ddpbp.nn.losses import LOSSES, Loss, make_loss, smoothed_one_hot
 from ddpbp.nn.network import Network
+from ddpbp.nn.optimizers import Hyperparameters, Optimizer
+from ddpbp.nn.schedules import ScheduleSettings
 
 
 def task_of(config: Config) -> str:
@@ -54,10 +56,8 @@ def open_dataset(config: Config, world: World) -> Dataset:
     data = config.data
     with world.together():
         source = read_source(config)
-        validation, test = (
-            read_source(config, held_out) if isinstance(held_out, str) else held_out
-            for held_out in (data.validation, data.test)
-        )
+        validation = _held_out(config, data.validation)
+        test = None if data.test is None else _held_out(config, data.test)
     everything = [source.train.x, source.train.y]
     for part in (source.test, *(s.train for s in (validation, test) if isinstance(s, Source))):
         everything += [part.x, part.y] if part else []
@@ -67,16 +67,19 @@ def open_dataset(config: Config, world: World) -> Dataset:
         f"{digest(everything)} {len(source.train)} examples" if world.world_size > 1 else "",
         "give every host the same files",
     )
-    with world.together():
-        return prepare(
-            source,
-            validation=validation if not isinstance(validation, int) else float(validation),
-            test=test,
-            standardize=data.standardize,
-            dtype=config.model.dtype,
-            seed=config.seed,
-            block_sum=partial(tree_sum, world),
-        )
+    return prepare(
+        source,
+        validation=validation,
+        test=test,
+        standardize=data.standardize,
+        dtype=config.model.dtype,
+        seed=config.seed,
+        block_sum=partial(tree_sum, world),
+    )
+
+
+def _held_out(config: Config, given: float | str) -> float | Source:
+    return read_source(config, given) if isinstance(given, str) else given
 
 
 def make_network(config: Config, features: int, outputs: int) -> Network:
@@ -100,6 +103,26 @@ def make_backprop(config: Config, network: Network, capacity: int) -> Backprop:
     """Return a workspace for at most `capacity` examples."""
     dropout = Dropout(network.dropout, config.seed) if network.dropout else None
     return Backprop(network, configured_loss(config), capacity, dropout)
+
+
+def make_optimizer(config: Config, network: Network) -> Optimizer:
+    """Return the optimizer of the settings, its state at zero."""
+    o = config.optimizer
+    numbers = {name: getattr(o, name) for name in Hyperparameters.__dataclass_fields__}
+    return Optimizer(o.name, network, Hyperparameters(**numbers))
+
+
+def make_schedule(config: Config, steps_per_epoch: int) -> ScheduleSettings:
+    """Return the numbers of the schedule for this many steps an epoch."""
+    s = config.schedule
+    return ScheduleSettings(
+        steps=config.epochs * steps_per_epoch - s.warmup_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=s.warmup_steps,
+        every_epochs=s.every_epochs,
+        gamma=s.gamma,
+        final_factor=s.final_factor,
+    )
 
 
 def load(

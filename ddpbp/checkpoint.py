@@ -128,10 +128,10 @@ def load_model(path: Path) -> Model:
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         raise DataError(
-            f"{file} does not exist: give the run folder of a finished `ddpbp train`, or its {MODEL}"
+            f"{file} does not exist: give the run folder of a finished run, or its {MODEL}"
         )
     try:
-        with safe_open(file, framework="numpy") as opened:
+        with safe_open(file, framework="numpy") as opened:  # type: ignore[no-untyped-call]
             found = json.loads((opened.metadata() or {})["ddpbp"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except KeyError:

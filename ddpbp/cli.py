@@ -13,11 +13,6 @@ from ddpbp.comm.world import World, join, launched, simulate
 from ddpbp.config import Config, dump, parse, resolve, schema, to_toml
 from ddpbp.errors import ConfigError, DdpbpError
 
-SETTINGS_HELP = """
-CONFIG is a TOML file; without one, ddpbp trains on the handwritten digits it ships with. KEY=VALUE
-changes single settings, as in optimizer.learning_rate=0.05 (all of them: ddpbp config show).
-"""
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="ddpbp %(version)s")
@@ -124,9 +119,7 @@ def _settings(world: World, settings: Sequence[str], flags: dict[str, Any]) -> C
     return parse(world.broadcast(mine))
 
 
-@cli.command(
-    epilog="Start several ranks with: mpirun -n 4 python -m ddpbp train ...", help=SETTINGS_HELP
-)
+@cli.command(epilog="Start several ranks with: mpirun -n 4 python -m ddpbp train ...")
 @settings_arguments
 @world_options
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run folder.")
@@ -141,9 +134,7 @@ def _settings(world: World, settings: Sequence[str], flags: dict[str, Any]) -> C
     metavar="N",
     help="With --dry-run: plan for N ranks, and say whether they can run.",
 )
-@click.option(
-    "--fast-dev-run", is_flag=True, help="One batch of everything; nothing is written."
-)
+@click.option("--fast-dev-run", is_flag=True, help="One batch of everything; nothing is written.")
 def train(
     settings: tuple[str, ...],
     seed: int | None,
@@ -156,6 +147,12 @@ def train(
     ranks: int | None,
     fast_dev_run: bool,
 ) -> int:
+    """Train a network; rank 0 reports and writes the run folder.
+
+    CONFIG is a TOML file; without one, ddpbp trains on the handwritten digits it ships with.
+    KEY=VALUE changes single settings, as in optimizer.learning_rate=0.05 (ddpbp config show lists
+    them all).
+    """
     if ranks and not dry_run:
         raise ConfigError(
             "--ranks goes with --dry-run; to train on several ranks start them: "
@@ -212,7 +209,10 @@ def evaluate(
 @click.argument("data", type=click.Path(path_type=Path))
 @world_options
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="A .csv or .npy file; else standard output."
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="A .csv or .npy file; else standard output.",
 )
 def predict(
     model: Path, data: Path, output: Path | None, simulate_ranks: int | None, mpi: bool | None
@@ -228,7 +228,7 @@ def predict(
     return on_all_ranks(main, simulate_ranks=simulate_ranks or 0, mpi=mpi)
 
 
-@cli.command(help="Check the gradient by finite differences, in float64, layer by layer.\n" + SETTINGS_HELP)
+@cli.command()
 @settings_arguments
 @click.option("--directions", type=click.IntRange(min=1), default=3, show_default=True)
 def gradcheck(
@@ -238,6 +238,11 @@ def gradcheck(
     output: str | None,
     directions: int,
 ) -> int:
+    """Check the gradient by finite differences, in float64, layer by layer.
+
+    CONFIG and KEY=VALUE are as for train.
+    """
+
     def main(world: World) -> int:
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
         from ddpbp.gradcheck import check_config

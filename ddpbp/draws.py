@@ -15,6 +15,9 @@ import numpy.typing as npt
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 
+# What the draws are for: one word of every key, so that no two purposes share a stream.
+INITIAL, DROPOUT, EPOCH, SPLIT, FEATURES, TEACHER, CANARY, DIRECTION = range(1, 9)
+
 U64 = npt.NDArray[np.uint64]
 
 
@@ -60,11 +63,12 @@ def bits(key: int, counter: U64, out: U64 | None = None) -> U64:
 
 def uniform(key: int, counter: U64) -> npt.NDArray[np.float64]:
     """Draw from [0, 1) with 53 bits, one float64 for each counter."""
-    return (bits(key, counter) >> np.uint64(11)) * 2.0**-53
+    return np.asarray((bits(key, counter) >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def normal(key: int, counter: U64) -> npt.NDArray[np.float64]:
     """Draw from the standard normal distribution (Box and Muller 1958), float64."""
     pair = counter * np.uint64(2)
     radius = np.sqrt(-2.0 * np.log1p(-uniform(key, pair)))
-    return radius * np.cos(2.0 * np.pi * uniform(key, pair + np.uint64(1)))
+    angle = 2.0 * np.pi * uniform(key, pair + np.uint64(1))
+    return np.asarray(radius * np.cos(angle), np.float64)

@@ -1,11 +1,11 @@
-"""What a run would be: settings, size, memory, leaves and their balance, for any number of ranks."""
+"""What a run would be: settings, size, memory, leaves and their balance."""
 
 from ddpbp import tree
-from ddpbp.build import make_network, open_dataset
+from ddpbp.build import make_network, make_optimizer, open_dataset
 from ddpbp.comm.world import World
 from ddpbp.config import Config, to_toml
 from ddpbp.data.batches import Batches, leaf_shapes
-from ddpbp.train import make_optimizer, require_enough_leaves
+from ddpbp.train import require_enough_leaves
 
 
 def describe(config: Config, ranks: int) -> str:
@@ -19,7 +19,9 @@ def describe(config: Config, ranks: int) -> str:
     require_enough_leaves(config, ranks)
     dataset = open_dataset(config, World())
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
-    batches = Batches(len(dataset.train), config.batch_size, config.leaf_size, config.seed, 0, ranks)
+    batches = Batches(
+        len(dataset.train), config.batch_size, config.leaf_size, config.seed, 0, ranks
+    )
     leaves = [
         sum(count for count, _ in leaf_shapes(config.batch_size, config.leaf_size, r, ranks)[2])
         for r in range(ranks)
@@ -35,8 +37,14 @@ def describe(config: Config, ranks: int) -> str:
         "activations": 3 * units * rows * item,
         "data": sum(part.x.nbytes + part.y.nbytes for part in held),
     }
-    sizes = {name: part and len(part) for name, part in (
-        ("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))}
+    sizes = {
+        name: part and len(part)
+        for name, part in (
+            ("train", dataset.train),
+            ("validation", dataset.validation),
+            ("test", dataset.test),
+        )
+    }
     balance = sum(leaves) / (ranks * max(leaves))
     return "\n".join(
         [
@@ -44,7 +52,8 @@ def describe(config: Config, ranks: int) -> str:
             f"data        {dataset.description}",
             "examples    " + ", ".join(f"{name} {n:,}" for name, n in sizes.items() if n),
             f"network     {'-'.join(map(str, network.sizes))}, {parameters:,} parameters",
-            "memory      " + ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in mib.items())
+            "memory      "
+            + ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in mib.items())
             + f": {sum(mib.values()) / 2**20:.1f} MiB per rank",
             f"leaves      {sum(leaves)} of {config.leaf_size} examples; per rank "
             f"{min(leaves)} to {max(leaves)}, balance {balance:.0%}",

@@ -24,13 +24,13 @@ class DataError(DdpbpError):
     code = 2
 
 
-class Diverged(DdpbpError):
+class Diverged(DdpbpError):  # noqa: N818 - what happened, not a mistake of the caller
     """A loss, gradient or weight is no longer finite."""
 
     code = 3
 
 
-class OutOfStep(DdpbpError):
+class OutOfStep(DdpbpError):  # noqa: N818
     """The ranks no longer hold the same bits, or one of them stopped answering."""
 
     code = 4

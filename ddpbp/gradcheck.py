@@ -16,7 +16,6 @@ from ddpbp.nn.network import Network, Parameters, initialize
 
 Array = npt.NDArray[Any]
 
-_DIRECTION = 6  # what the draws are for: the purpose word of the key
 TOLERANCE = 1e-7  # relative, in float64
 _REDRAWS = 50
 _STEP = 2.0**-9  # length of a finite difference, along a direction of norm 1
@@ -74,9 +73,7 @@ def check(
     """
     examples = min(config.leaf_size, len(part))
     backprop = make_backprop(config, network, examples)
-    load(
-        backprop, part, slice(0, examples), ((1, examples),), config.loss.label_smoothing
-    )
+    load(backprop, part, slice(0, examples), ((1, examples),), config.loss.label_smoothing)
     grad = network.views(np.zeros(network.parameter_count, network.dtype))
     backprop.forward(theta, 0)
     for _ in backprop.backward(theta, [grad], [0]):
@@ -84,11 +81,9 @@ def check(
     rows = []
     for l, (start_W, start_b, end) in enumerate(network.spans, start=1):
         for name, begin, stop in (("W", start_W, start_b), ("b", start_b, end)):
-            key = draws.key(config.seed, _DIRECTION, l, begin)
+            key = draws.key(config.seed, draws.DIRECTION, l, begin)
             rows.append(
-                _check_tensor(
-                    backprop, theta, grad.flat, (begin, stop), (l, name), key, directions
-                )
+                _check_tensor(backprop, theta, grad.flat, (begin, stop), (l, name), key, directions)
             )
     return rows
 

@@ -92,9 +92,7 @@ class Printed(Report):
         if now - self._drawn_seconds > 0.1:
             self._drawn_seconds = now
             rate = self._done / (now - self._started_seconds)
-            self._bar.update(
-                self._task, completed=self._done, epoch=epoch, loss=loss, rate=rate
-            )
+            self._bar.update(self._task, completed=self._done, epoch=epoch, loss=loss, rate=rate)
 
     def epoch(self, record: dict[str, Any]) -> None:
         self._write({"kind": "epoch", **record})

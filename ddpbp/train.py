@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp import checkpoint, draws, pin, tree
-from ddpbp.build import load, make_backprop, make_network, open_dataset
+from ddpbp.build import (
+    load,
+    make_backprop,
+    make_network,
+    make_optimizer,
+    make_schedule,
+    open_dataset,
+)
 from ddpbp.checkpoint import Model
 from ddpbp.comm.reduce import make_reducer
 from ddpbp.comm.watch import digest, require_equal, require_in_step
@@ -20,14 +27,11 @@ from ddpbp.data.batches import Batch, Batches
 from ddpbp.data.dataset import Dataset
 from ddpbp.errors import ConfigError, Diverged
 from ddpbp.evaluate import Evaluator
-from ddpbp.nn.network import Network, initialize
-from ddpbp.nn.optimizers import Hyperparameters, Optimizer
-from ddpbp.nn.schedules import ScheduleSettings, factor
+from ddpbp.nn.network import initialize
+from ddpbp.nn.schedules import factor
 from ddpbp.report import Printed, Report
 
 Array = npt.NDArray[Any]
-
-_CANARY = 5  # what the draws are for: the purpose word of the key
 
 
 def require_enough_leaves(config: Config, world_size: int) -> None:
@@ -193,7 +197,7 @@ class Trainer:
         size = self.config.leaf_size
         (stack,) = self.backprop.arrange(((1, size),))
         n = stack.x.size
-        values = draws.uniform(draws.key(_CANARY), np.arange(n, dtype=np.uint64))
+        values = draws.uniform(draws.key(draws.CANARY), np.arange(n, dtype=np.uint64))
         stack.x[...] = (2.0 * values - 1.0).reshape(stack.x.shape)
         stack.y[...] = 0.0
         stack.y[:, 0] = 1.0
@@ -208,26 +212,6 @@ class Trainer:
 def is_finite(vector: Array) -> bool:
     """Tell whether every element is finite; one dot product unless there is doubt."""
     return bool(np.isfinite(np.dot(vector, vector)) or np.isfinite(vector).all())
-
-
-def make_optimizer(config: Config, network: Network) -> Optimizer:
-    """Return the optimizer of the settings, its state at zero."""
-    o = config.optimizer
-    numbers = {name: getattr(o, name) for name in Hyperparameters.__dataclass_fields__}
-    return Optimizer(o.name, network, Hyperparameters(**numbers))
-
-
-def make_schedule(config: Config, steps_per_epoch: int) -> ScheduleSettings:
-    """Return the numbers of the schedule for this many steps an epoch."""
-    s = config.schedule
-    return ScheduleSettings(
-        steps=config.epochs * steps_per_epoch - s.warmup_steps,
-        steps_per_epoch=steps_per_epoch,
-        warmup_steps=s.warmup_steps,
-        every_epochs=s.every_epochs,
-        gamma=s.gamma,
-        final_factor=s.final_factor,
-    )
 
 
 @dataclass(frozen=True)

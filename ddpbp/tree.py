@@ -54,9 +54,7 @@ def fold(spans: Iterable[Span], size: int) -> tuple[list[int], list[Span]]:
     return merges, stack
 
 
-def accumulate(
-    values: Iterable[npt.NDArray[Any]], merges: Sequence[int]
-) -> list[npt.NDArray[Any]]:
+def accumulate(values: Iterable[npt.NDArray[Any]], merges: Sequence[int]) -> list[npt.NDArray[Any]]:
     """Run the program of `fold` on arrays, in place; return those that hold the nodes."""
     stack: list[npt.NDArray[Any]] = []
     for value, count in zip(values, merges, strict=True):

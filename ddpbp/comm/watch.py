@@ -15,7 +15,7 @@ def digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
     """Return the SHA-256 over the bytes of arrays, one after the other, as hexadecimal text."""
     h = hashlib.sha256()
     for array in arrays:
-        h.update(np.ascontiguousarray(array).view(np.uint8))
+        h.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return h.hexdigest()
 
 
@@ -33,16 +33,12 @@ def require_equal(world: World, what: str, value: str, advice: str) -> None:
     values = [v for v, _ in found]
     usual = max(values, key=values.count)
     others = [
-        f"rank {rank} on {host} ({v[:12]})"
-        for rank, (v, host) in enumerate(found)
-        if v != usual
+        f"rank {rank} on {host} ({v[:12]})" for rank, (v, host) in enumerate(found) if v != usual
     ]
     raise OutOfStep(f"{what}: {', '.join(others)} differ from the rest ({usual[:12]}); {advice}")
 
 
-def require_in_step(
-    world: World, step: int, tensors: Mapping[str, npt.NDArray[Any]]
-) -> None:
+def require_in_step(world: World, step: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     """Stop unless all ranks hold the same bits in every tensor; costs one tiny exchange.
 
     Raises

@@ -105,7 +105,7 @@ class MpiWorld(World):
                 f"started under an MPI launcher, but mpi4py finds no MPI library ({error}); "
                 "install one beside ddpbp: pip install 'ddpbp[mpich]'"
             ) from None
-        comm = MPI.COMM_WORLD
+        comm: MPI.Intracomm = MPI.COMM_WORLD
         if expected is not None and expected != comm.size:
             library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
             raise ConfigError(
@@ -118,7 +118,7 @@ class MpiWorld(World):
         places = comm.allgather((leader, local.rank))
         order = sorted(places)
         if order != places:  # a node's ranks shall follow each other
-            comm = comm.Split(0, order.index(places[comm.rank]))
+            comm = MPI.Intracomm(comm.Split(0, order.index(places[comm.rank])))
         leaders = sorted({place[0] for place in places})
         self.comm, self.local_comm = comm, local
         self.rank, self.world_size = comm.rank, comm.size

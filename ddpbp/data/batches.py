@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import tree
-from ddpbp.data.order import EPOCH, Order
+from ddpbp import draws, tree
+from ddpbp.data.order import Order
 
 Array = npt.NDArray[Any]
 
@@ -111,7 +111,7 @@ class Batches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Walk the batches of one epoch, from `first_step` on."""
-        order = Order(self.examples, self.seed, EPOCH, epoch)
+        order = Order(self.examples, self.seed, draws.EPOCH, epoch)
         at_once = max(1, ORDER_BLOCK * self.world_size // self.batch_size)  # steps per call
         for begin in range(first_step, self.steps_per_epoch, at_once):
             steps = range(begin, min(begin + at_once, self.steps_per_epoch))

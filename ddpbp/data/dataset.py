@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.data.order import VALIDATION, Order
+from ddpbp import draws
+from ddpbp.data.order import Order
 from ddpbp.data.sources import Part, Source
 from ddpbp.errors import DataError
 
@@ -113,7 +114,7 @@ def split(
     shares = [v if isinstance(v, float) else 0.0 for v in (validation, test)]
     counts = [round(share * n) for share in shares]
     place = np.empty(n, np.int64)
-    place[Order(n, seed, VALIDATION)(np.arange(n))] = np.arange(n)
+    place[Order(n, seed, draws.SPLIT)(np.arange(n))] = np.arange(n)
     parts: list[Part | None] = []
     end = 0
     for given, count in zip((validation, test), counts, strict=True):
@@ -124,8 +125,10 @@ def split(
         end += count
     train = _rows(source.train, place >= end)
     if train is None:
-        raise DataError(f"{source.description}: holding {sum(counts)} of {n} examples out leaves "
-                        "none to train on; lower data.validation or data.test")
+        raise DataError(
+            f"{source.description}: holding {sum(counts)} of {n} examples out leaves "
+            "none to train on; lower data.validation or data.test"
+        )
     return train, parts[0], parts[1] if test is not None else source.test
 
 
@@ -153,6 +156,11 @@ def prepare(
         Sums the blocks of the standardisation over all ranks.
     """
     parts = split(source, validation=validation, test=test, seed=seed)
+    if source.classes and (parts[0].y == parts[0].y[0]).all():
+        raise DataError(
+            f"{source.description}: all {len(parts[0])} training examples are of class "
+            f"{source.classes[int(parts[0].y[0])]!r}; at least two classes are needed"
+        )
     for name, part in zip(("validation", "test"), parts[1:], strict=True):
         if part is not None and part.x.shape[1] != parts[0].x.shape[1]:
             raise DataError(

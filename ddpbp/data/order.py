@@ -15,8 +15,6 @@ from ddpbp import draws
 
 _ROUNDS = 6
 
-EPOCH, VALIDATION = 3, 4  # what an order is for: the purpose word of its key
-
 
 class Order:
     """A bijection of [0, n), computable at any position.
@@ -26,7 +24,7 @@ class Order:
     n : int
         The number of examples, below 2⁶².
     words : int
-        The key: seed, purpose, epoch.
+        The key: seed, what it is for (`draws`), epoch.
     """
 
     def __init__(self, n: int, *words: int) -> None:
@@ -63,12 +61,12 @@ class Order:
             np.minimum(l, l - a, out=l)  # modulo: l - a wraps around to a huge number if l < a
             r += _below(self._keys[2 * i + 1], l, b)
             np.minimum(r, r - b, out=r)
-        return l + r * a
+        r *= a
+        r += l
+        return r
 
 
-def _below(
-    key: int, counter: npt.NDArray[np.uint64], limit: np.uint64
-) -> npt.NDArray[np.uint64]:
+def _below(key: int, counter: npt.NDArray[np.uint64], limit: np.uint64) -> npt.NDArray[np.uint64]:
     """Draw one number in [0, limit) per counter, limit < 2³²."""
     v = draws.bits(key, counter)
     v >>= np.uint64(32)

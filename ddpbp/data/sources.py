@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpbp import draws
+from ddpbp.data.checks import features_of, labels_of, targets_of
 from ddpbp.data.formats import (
     Array,
     columns,
@@ -21,9 +21,8 @@ from ddpbp.data.formats import (
     read_npz,
     reading,
 )
+from ddpbp.data.synthetic import draw
 from ddpbp.errors import DataError
-
-_FEATURES, _TEACHER = 5, 6  # what the draws are for: the purpose word of the key
 
 TASKS = ("classification", "binary", "multilabel", "regression")
 
@@ -168,14 +167,14 @@ def read_features(
     if kind == "idx":
         if path.is_dir():
             raise DataError(f"{path}: is a folder; name the file of images in it")
-        x = _features(read_idx(path), f"{path}: images")
+        x = features_of(read_idx(path), f"{path}: images")
     elif kind == "npz":
         names = npz_names(path)
         only = names[0] if len(names) == 1 else "x"
         name = next((name for name in ("x", "x_test") if name in names), only)
-        x = _features(read_npz(path, _array(path, names, name)), f"{path}: {name}")
+        x = features_of(read_npz(path, _array(path, names, name)), f"{path}: {name}")
     else:
-        x = _features(_without_target(path, kind, features, target), f"{path}: features")
+        x = features_of(_without_target(path, kind, features, target), f"{path}: features")
     if x.shape[1] != features:
         raise DataError(
             f"{path}: {x.shape[1]} features in each row where the model takes {features}; give "
@@ -351,12 +350,7 @@ def _named_classes(path: Path, column: str, y: Array, words: list[str]) -> tuple
 
 
 def _synthetic(request: Request) -> Source:
-    """Draw features from [-1, 1) and label them by a random linear teacher.
-
-    Row i is a function of (seed, i, features, number of outputs) alone. Features have 24 bits and
-    the teacher's weights 9, so every score is exact in float64: neither BLAS nor the height of a
-    block can change a label.
-    """
+    """Draw examples and label them by a random linear teacher; see `synthetic`."""
     classify, binary = request.task == "classification", request.task == "binary"
     outputs = request.classes if classify else 1 if binary else request.targets
     for key, found, least, example in (
@@ -369,28 +363,11 @@ def _synthetic(request: Request) -> Source:
                 f"synthetic: {key} is {found}; at least {least} is needed for {request.task}, "
                 f"e.g. {key}={example}"
             )
-    n, features = request.examples, request.features
-    stream, weights = (draws.key(request.seed, purpose) for purpose in (_FEATURES, _TEACHER))
-    raw = draws.bits(weights, np.arange(features * outputs, dtype=np.uint64))
-    teacher = ((raw >> np.uint64(56)) * 2.0 - 255.0).reshape(features, outputs) / 256.0
-    x, scores = np.empty((n, features), np.float32), np.empty((n, outputs))
-    half = (features + 1) // 2
-    rows = max(1, 2**16 // half)
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        raw = draws.bits(stream, np.arange(start * half, stop * half, dtype=np.uint64))
-        raw = raw.reshape(-1, half)
-        block = np.empty((stop - start, features))
-        block[:, :half] = raw >> np.uint64(40)
-        block[:, half:] = (raw >> np.uint64(16) & np.uint64(2**24 - 1))[:, : features - half]
-        block *= 2.0**-23
-        block -= 1.0
-        x[start:stop] = block
-        np.matmul(block, teacher, out=scores[start:stop])
+    x, scores = draw(request.seed, request.examples, request.features, outputs)
     if classify:
         names = [str(label) for label in range(outputs)]
         return _source(request, "synthetic", (x, scores.argmax(1)), names=names)
-    y = scores / np.sqrt(features) if request.task == "regression" else scores > 0
+    y = scores / np.sqrt(request.features) if request.task == "regression" else scores > 0
     return _source(request, "synthetic", (x, y))
 
 
@@ -404,12 +381,12 @@ def _source(
     """Check both parts against each other and the task; `names` are those of labels 0, 1, ..."""
     task, known = request.task, None if names is None else np.arange(len(names))
     if task == "classification" and known is None:
-        known = _labels(train[1], f"{path}: train labels")
+        known = labels_of(train[1], f"{path}: train labels")
         names = [str(int(label)) for label in known]
     parts = []
     for part, (raw_x, raw_y) in [("train", train)] + ([("test", test)] if test else []):
-        x = _features(raw_x, f"{path}: {part} features")
-        y = _targets(raw_y, f"{path}: {part} labels", task, known)
+        x = features_of(raw_x, f"{path}: {part} features")
+        y = targets_of(raw_y, f"{path}: {part} labels", task, known)
         if len(x) != len(y):
             raise DataError(
                 f"{path}: {len(x)} rows of features but {len(y)} of labels in the {part} part; "
@@ -422,10 +399,6 @@ def _source(
             f"{path}: rows of shape {last.x.shape[1:]} and {last.y.shape[1:]} in the test part, "
             f"{first.x.shape[1:]} and {first.y.shape[1:]} in the train part; they must agree"
         )
-    if task in ("classification", "binary") and (first.y == first.y[0]).all():
-        raise DataError(
-            f"{path}: all {len(first)} training examples are of one class; at least two are needed"
-        )
     classes = tuple(names) if names is not None and task == "classification" else None
     outputs = f"{len(classes)} classes" if classes else f"{first.y.shape[1]} targets"
     return Source(
@@ -435,66 +408,6 @@ def _source(
         f"{request.source}: {len(first)} training and {len(last) if test else 'no'} test examples, "
         f"{first.x.shape[1]} features, {outputs} ({task})",
     )
-
-
-def _table(array: Array, where: str) -> Array:
-    """Check that an array holds finite numbers; one row for each example."""
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{where} are of type {array.dtype}; real numbers are needed")
-    if array.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float64)
-    if not array.size or not array.ndim:
-        raise DataError(f"{where} are of shape {array.shape}: no examples; add at least one row")
-    table = array.reshape(len(array), -1)
-    if table.dtype.kind == "f" and not np.isfinite(table).all():
-        row, column = np.argwhere(~np.isfinite(table))[0]
-        raise DataError(
-            f"{where}: row {row}, column {column} (from 0) is {table[row, column]}; "
-            "every value must be finite: fill it in or remove the row"
-        )
-    return table
-
-
-def _features(array: Array, where: str) -> Array:
-    """Keep uint8, float32 and float64; widen the rest."""
-    table = _table(array, where)
-    kept = {"|b1": "u1", "|u1": "u1", "<f2": "f4", "<f4": "f4"}
-    return np.ascontiguousarray(table, kept.get(table.dtype.newbyteorder("<").str, "f8"))
-
-
-def _labels(array: Array, where: str) -> Array:
-    """List the classes of an array: its distinct values, which must be integers from 0."""
-    found = np.unique(_table(array, where))
-    wrong = found[(found < 0) | (found != np.floor(found))]
-    if wrong.size:
-        raise DataError(
-            f"{where}: found {wrong[0]}; the index of a class is an integer, 0, 1, 2, ...; "
-            "a number to predict is task regression"
-        )
-    return found
-
-
-def _targets(array: Array, where: str, task: str, known: Array | None) -> Array:
-    """Bring labels into the form of `Part.y`; `known` are the classes in the order of indices."""
-    table = _table(array, where)
-    if task in ("classification", "binary") and table.shape[1] != 1:
-        raise DataError(
-            f"{where} are of shape {array.shape}; {task} takes one number for each example "
-            "(for one-hot rows take argmax(1), for many 0/1 targets task multilabel)"
-        )
-    if task == "regression":
-        return np.ascontiguousarray(table, np.float64)
-    allowed = known if known is not None and task == "classification" else np.array([0, 1])
-    index = np.searchsorted(allowed, table).clip(max=len(allowed) - 1)
-    wrong = allowed[index] != table
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        shown = ", ".join(str(value) for value in allowed[:12]) + ", ..." * (len(allowed) > 12)
-        raise DataError(
-            f"{where}: row {row} (from 0) holds {table[row, column]}; allowed for {task}: {shown}"
-        )
-    return index[:, 0].astype(np.int64) if task == "classification" else index.astype(np.float64)
 
 
 Opener = Callable[[Request], Source]

@@ -1,0 +1,1 @@
+"""The text: networks, their forward and backward pass, losses and optimizers."""

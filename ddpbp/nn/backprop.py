@@ -122,7 +122,7 @@ class Backprop:
 
     @property
     def x(self) -> Array:
-        """The examples of all leaves as rows, (capacity, n_0): the stacks' x, one after the other."""
+        """The examples of all leaves as rows, (capacity, n_0): the stacks' x in a row."""
         return self._memory.rows_of_x
 
     def arrange(self, shapes: Sequence[tuple[int, int]]) -> list[Stack]:
@@ -173,7 +173,9 @@ class Backprop:
         if step is None:
             np.copyto(stack.passed[l], stack.a[l])
         else:
-            np.multiply(stack.a[l], stack.keep[l], out=stack.passed[l])
+            keep = stack.keep[l]
+            assert keep is not None
+            np.multiply(stack.a[l], keep, out=stack.passed[l])
             stack.passed[l] *= self._dropout.scale
 
     def losses(self) -> npt.NDArray[np.float64]:
@@ -255,7 +257,7 @@ class Backprop:
     def _backward_small(
         self, theta: Parameters, nodes: Sequence[Parameters], merges: Sequence[int]
     ) -> Iterator[int]:
-        """Do the same for a small net with the fewest calls: all leaves' gradients, then one sum."""
+        """Do the same for a small net with the fewest calls: all gradients, then one sum."""
         network, leaves = self.network, len(merges)
         flat = self._buffer((leaves, network.parameter_count))
         for l in range(network.L, 0, -1):
@@ -278,7 +280,7 @@ class Backprop:
         yield from range(network.L, 0, -1)
 
     def _sum_gradients(self, l: int, nodes: Sequence[Parameters], merges: Sequence[int]) -> None:
-        n, n_in = self.network.sizes[l], self.network.sizes[l - 1]
+        n = self.network.sizes[l]
         pairs = [
             (stack.delta[l][i], stack.passed[l - 1][i].T)
             for stack in self.stacks

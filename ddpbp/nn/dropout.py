@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from ddpbp import draws
 
-_DROPOUT = 2  # what the draws are for: the purpose word of the key
 _LANES = 4  # a 64-bit draw decides four units, 16 bits each
 
 
@@ -38,7 +37,7 @@ class Dropout:
         words = -(-units // _LANES)
         counter = np.arange(start * words, (start + examples) * words, dtype=np.uint64)
         raw: npt.NDArray[Any] = draws.bits(
-            draws.key(self._seed, _DROPOUT, step, l), counter, out=counter
+            draws.key(self._seed, draws.DROPOUT, step, l), counter, out=counter
         )
         lanes = raw.astype("<u8", copy=False).view("<u2").reshape(examples, words * _LANES)
         return lanes[:, :units] < self._threshold

@@ -13,8 +13,6 @@ from ddpbp.nn.activations import ACTIVATIONS, OUTPUTS
 
 Array = npt.NDArray[Any]
 
-_INITIAL = 1  # what the draws are for: the purpose word of the key
-
 
 @dataclass(frozen=True)
 class Network:
@@ -102,7 +100,7 @@ def initialize(network: Network, name: str, seed: int) -> Parameters:
         W = theta.W[l]
         n, n_in = W.shape
         variance = 2.0 / n_in if name.startswith("he") else 2.0 / (n_in + n)
-        key = draws.key(seed, _INITIAL, l)
+        key = draws.key(seed, draws.INITIAL, l)
         places = np.arange(W.size, dtype=np.uint64)
         if name.endswith("uniform"):
             values = (2.0 * draws.uniform(key, places) - 1.0) * math.sqrt(3.0 * variance)
