@@ -1,3 +1,39 @@
-"""ddpbp: distributed data-parallel backpropagation."""
+"""Distributed data-parallel backpropagation: the same bits on one process and on many.
+
+Importing ddpbp gives BLAS one thread; import it before NumPy. The names below load on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from ddpbp import pin
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Backprop": "ddpbp.nn.backprop",
+    "Config": "ddpbp.config",
+    "DdpbpError": "ddpbp.errors",
+    "Evaluator": "ddpbp.evaluate",
+    "Model": "ddpbp.checkpoint",
+    "Network": "ddpbp.nn.network",
+    "Parameters": "ddpbp.nn.network",
+    "Trained": "ddpbp.train",
+    "Trainer": "ddpbp.train",
+    "World": "ddpbp.comm.world",
+    "initialize": "ddpbp.nn.network",
+    "join": "ddpbp.comm.world",
+    "load_model": "ddpbp.checkpoint",
+    "resolve": "ddpbp.config",
+    "simulate": "ddpbp.comm.world",
+}
+
+__all__ = sorted(_HOMES)
+
+pin.threads()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ddpbp' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

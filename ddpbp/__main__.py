@@ -1,15 +1,12 @@
-"""Start: pin what must be pinned before NumPy is imported, then parse and run."""
+"""Start: `python -m ddpbp`, the same as the command `ddpbp`."""
 
 import sys
 
-from ddpbp import pin
+from ddpbp.cli import run
 
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
-    pin.threads()
-    from ddpbp.cli import run
-
     sys.exit(run(sys.argv[1:]))
 
 
