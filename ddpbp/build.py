@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -145,18 +144,14 @@ def load(
     smoothing : float
         ε of label smoothing.
     """
-    stacks = backprop.arrange(shapes)
+    backprop.arrange(shapes)
     rows = sum(count * size for count, size in shapes)
     if isinstance(indices, slice):
         backprop.x[:rows] = part.x[indices]
     else:  # mode "clip" writes straight to `out`; the indices are in range
-        np.take(part.x, indices, axis=0, out=backprop.x[:rows], mode="clip")
+        part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
     y = part.y[indices]
-    end = 0
-    for stack in stacks:
-        begin, end = end, end + stack.count * stack.size
-        mine: npt.NDArray[Any] = y[begin:end]
-        if mine.ndim == 1:
-            smoothed_one_hot(mine.reshape(stack.count, stack.size), smoothing, stack.y)
-        else:
-            stack.y[...] = mine.reshape(stack.count, stack.size, -1).swapaxes(1, 2)
+    if y.ndim == 1:
+        smoothed_one_hot(y, smoothing, backprop.y[:rows])
+    else:
+        backprop.y[:rows] = y

@@ -5,12 +5,13 @@ not imported here: the settings decide how it is set up.
 """
 
 import difflib
+import math
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -214,6 +215,7 @@ def resolve(
         origin[key.strip()] = f"argument {text}"
     for key, value in (flags or {}).items():
         _assign(tree, key, value, key)
+        origin[key] = f"flag --{key}"
     config = _convert(tree, str(file), origin)
     config.output = config.output.replace("{name}", file.stem)
     return config
@@ -301,16 +303,22 @@ def _refuse_unknown(
     for name, value in tree.items():
         key = prefix + name
         if name not in kind.__struct_fields__:
-            near = difflib.get_close_matches(key, _all_keys(), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, [*SECTIONS, *_all_keys()], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(hints)}"
             raise ConfigError(
-                f"{origin.get(key, file)}: unknown setting {key}; {hint} "
+                f"{_origin(key, file, origin)}: unknown setting {key}; {hint} "
                 "(all of them: ddpbp config show)"
             )
         if name in SECTIONS and not prefix:
             if not isinstance(value, dict):
-                raise ConfigError(f"{origin.get(key, file)}: {name} is a section, [{name}]")
+                raise ConfigError(f"{_origin(key, file, origin)}: {name} is a section, [{name}]")
             _refuse_unknown(value, hints[name], f"{name}.", file, origin)
+
+
+def _origin(key: str, file: str, origin: Mapping[str, str]) -> str:
+    """Tell where a setting was given: itself, what stands inside it, or its whole section."""
+    related = (n for n in origin if f"{n}.".startswith(f"{key}.") or key.startswith(f"{n}."))
+    return origin.get(key) or origin.get(next(related, ""), file)
 
 
 def _all_keys() -> list[str]:
@@ -326,7 +334,21 @@ def _explain(message: str, tree: Any, file: str, origin: Mapping[str, str]) -> s
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     text = text.replace("Expected", "expected")
-    return f"{origin.get(key, file)}: {key} = {found!r}: {text}"
+    if text.startswith("Invalid enum value"):
+        text = f"allowed: {', '.join(_words(key))}"
+    return f"{_origin(key, file, origin)}: {key} = {found!r}: {text}"
+
+
+def _words(key: str) -> list[str]:
+    """List the words that a setting may be."""
+    *section, name = key.split(".")
+    kind = get_type_hints(Config)[section[0]] if section else Config
+    hint = get_type_hints(kind)[name]
+    words = []
+    for part in (hint,) if get_origin(hint) is Literal else get_args(hint):
+        words += ["a number"] if part is int else []
+        words += get_args(part) if get_origin(part) is Literal else []
+    return words
 
 
 def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
@@ -345,7 +367,8 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
         near = difflib.get_close_matches(str(found), list(allowed), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"{origin.get(key, file)}: {key} = {found!r}: allowed{why}: {', '.join(allowed)}{hint}"
+            f"{_origin(key, file, origin)}: {key} = {found!r}: allowed{why}: "
+            f"{', '.join(allowed)}{hint}"
         )
 
     require("model.activation", config.model.activation, ACTIVATIONS)
@@ -358,9 +381,18 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
         require("model.output", config.model.output, loss.outputs or tuple(ACTIVATIONS), with_loss)
     if config.data.task is not None:
         require("data.task", config.data.task, loss.tasks, with_loss)
+    values = dump(config)
+    for key in _all_keys():
+        section, _, name = key.rpartition(".")
+        value = (values[section] if section else values)[name]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                f"{_origin(key, file, origin)}: {key} = {value}: allowed: a finite number"
+            )
     held_out = [v for v in (config.data.validation, config.data.test) if isinstance(v, float)]
     if sum(held_out) >= 1.0:
+        place = origin.get("data.test") or _origin("data.validation", file, origin)
         raise ConfigError(
-            f"{file}: data.validation + data.test = {sum(held_out):g}: nothing is left to train "
+            f"{place}: data.validation + data.test = {sum(held_out):g}: nothing is left to train "
             "on; allowed: less than 1 together"
         )

@@ -52,7 +52,7 @@ class Evaluator:
             rows = self._forward(theta, part, i)
             a = self._backprop.stacks[0].a[-1][0]
             sums = metrics.leaf_sums(self._task, a, part.y[rows])
-            return np.concatenate([self._backprop.losses(), sums])
+            return np.array([*self._backprop.losses(), *sums])
 
         sums = tree_sum(self._world, leaf, tree.leaf_count(len(part), LEAF_ROWS))
         n = len(part)

@@ -137,7 +137,7 @@ def _directional(
             np.add(original, k * step * v, out=tensor)
             backprop.forward(theta, 0)
             sides.append(_sides(backprop))
-            values.append(float(backprop.losses()[0]))
+            values.append(backprop.losses()[0])
     finally:
         tensor[:] = original
     if any((side != sides[0]).any() for side in sides[1:]):

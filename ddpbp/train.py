@@ -1,5 +1,6 @@
 """Training: the loop, readable as prose."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,16 +126,14 @@ class Trainer:
         nodes = self._nodes[: len(node_grads)]
 
         self.backprop.forward(self.theta, self.step, batch.first)
-        losses = self.backprop.losses()[:, None]
-        for row, value in zip(node_losses, tree.accumulate(losses, merges), strict=True):
-            row[:] = value
+        node_losses[:, 0] = tree.accumulate(self.backprop.losses(), merges)
         for l in self.backprop.backward(self.theta, nodes, merges):
             start_W, _, end = self.network.spans[l - 1]
             self.reducer.start(start_W, end)
         grad, loss_sum = self.reducer.finish(batch.leaf_count, batch.examples)
 
         loss = float(loss_sum[0]) / batch.examples
-        if not (np.isfinite(loss) and is_finite(grad)):
+        if not (math.isfinite(loss) and is_finite(grad)):
             self._raise_diverged(batch, grad)
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, grad, self.eta)
@@ -206,12 +205,12 @@ class Trainer:
         flat = np.empty((1, self.network.parameter_count), self.network.dtype)
         for _ in self.backprop.backward(self.theta, [self.network.views(flat[0])], [0]):
             pass
-        return digest([losses, stack.a[-1], flat])
+        return digest([np.array(losses), stack.a[-1], flat])
 
 
 def is_finite(vector: Array) -> bool:
     """Tell whether every element is finite; one dot product unless there is doubt."""
-    return bool(np.isfinite(np.dot(vector, vector)) or np.isfinite(vector).all())
+    return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())
 
 
 @dataclass(frozen=True)

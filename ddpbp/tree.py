@@ -7,10 +7,11 @@ of leaves alone. A rank that owns a run of leaves forms the nodes that lie insid
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+Value = TypeVar("Value", float, npt.NDArray[Any])
 Span = tuple[int, int]  # leaves [start, stop)
 
 
@@ -54,9 +55,9 @@ def fold(spans: Iterable[Span], size: int) -> tuple[list[int], list[Span]]:
     return merges, stack
 
 
-def accumulate(values: Iterable[npt.NDArray[Any]], merges: Sequence[int]) -> list[npt.NDArray[Any]]:
-    """Run the program of `fold` on arrays, in place; return those that hold the nodes."""
-    stack: list[npt.NDArray[Any]] = []
+def accumulate(values: Iterable[Value], merges: Sequence[int]) -> list[Value]:
+    """Run the program of `fold` on numbers, or on arrays in place; return the nodes."""
+    stack: list[Value] = []
     for value, count in zip(values, merges, strict=True):
         stack.append(value)
         for _ in range(count):

@@ -189,6 +189,9 @@ def tree_sum(
     start, stop = tree.deal(size, world.rank, world.world_size)
     merges, _ = tree.run_program(size, world.rank, world.world_size)
     nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges)
-    gathered = [node for rank in world.all_gather_object(nodes) for node in rank]
+    gathered: list[npt.NDArray[np.float64]] = [
+        node for rank in world.all_gather_object(nodes) for node in rank
+    ]
     _, root_merges = tree.root_program(size, world.world_size)
-    return tree.accumulate(gathered, root_merges)[0]
+    (root,) = tree.accumulate(gathered, root_merges)
+    return root

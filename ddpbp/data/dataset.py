@@ -19,6 +19,7 @@ Float64 = npt.NDArray[np.float64]
 BlockSum = Callable[[Callable[[int], Float64], int], Float64]
 
 STANDARDIZE_ROWS = 1_024  # rows of a block; part of the arithmetic
+CACHE_ELEMENTS = 32_768  # handled by one call; no part of the arithmetic
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class Standardization:
     deviation: Float64
 
     def apply(self, x: Array, dtype: npt.DTypeLike) -> Array:
-        """Return (n, features) rows shifted and scaled, in `dtype`."""
-        out = x.astype(dtype)  # a copy, whatever the type was
-        out -= self.mean.astype(dtype)
-        out /= self.deviation.astype(dtype)
+        """Return (n, features) rows shifted and scaled in float64, then cast to `dtype`."""
+        out = np.empty(x.shape, dtype)
+        with np.errstate(over="ignore"):  # infinite is for the caller to refuse
+            for start in range(0, len(x), step := max(1, CACHE_ELEMENTS // len(self.mean))):
+                block = x[start : start + step] - self.mean
+                np.divide(block, self.deviation, out=block)
+                out[start : start + step] = block
         return out
 
 
@@ -50,8 +54,6 @@ def fit_standardization(x: Array, block_sum: BlockSum) -> Standardization:
     def block(i: int) -> Array:
         return x[i * STANDARDIZE_ROWS : (i + 1) * STANDARDIZE_ROWS].astype(np.float64)
 
-    mean = block_sum(lambda i: np.add.reduce(block(i), axis=0), count) / n
-
     def squares(i: int) -> Float64:
         centred = block(i)
         centred -= mean
@@ -59,8 +61,16 @@ def fit_standardization(x: Array, block_sum: BlockSum) -> Standardization:
         total: Float64 = np.add.reduce(centred, axis=0)
         return total
 
-    deviation = np.sqrt(block_sum(squares, count) / n)
-    deviation[deviation == 0.0] = 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = block_sum(lambda i: np.add.reduce(block(i), axis=0), count) / n
+        deviation = np.sqrt(block_sum(squares, count) / n)
+    if not np.isfinite(deviation).all():
+        column = int(np.argmin(np.isfinite(deviation)))
+        raise DataError(
+            f"feature {column} (from 0): its values are too large to be squared; scale them down"
+        )
+    # The mean of equal values may be off by a rounding, and then their deviation is not 0.
+    deviation[(deviation == 0.0) | (x.max(axis=0) == x.min(axis=0))] = 1.0
     return Standardization(mean, deviation)
 
 
@@ -172,7 +182,10 @@ def prepare(
     def ready(part: Part | None) -> Part | None:
         if part is None:
             return None
-        x = fitted.apply(part.x, dtype) if fitted else part.x.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):
+            x = fitted.apply(part.x, dtype) if fitted else part.x.astype(dtype, copy=False)
+        for what, values in (("feature", x), ("target", part.y)):
+            _require_range(values, np.dtype(dtype), f"{source.description}: a {what}")
         return Part(np.ascontiguousarray(x), part.y)
 
     train = ready(parts[0])
@@ -187,6 +200,16 @@ def prepare(
         fitted,
         source.description,
     )
+
+
+def _require_range(values: Array, dtype: np.dtype[Any], what: str) -> None:
+    """Refuse values that `dtype` does not hold."""
+    largest = np.finfo(dtype).max
+    if values.dtype.kind == "f" and not (values.max() <= largest and values.min() >= -largest):
+        raise DataError(
+            f"{what} is beyond the range of {dtype} (±{largest:.1e}); "
+            'scale it down, or set model.dtype = "float64"'
+        )
 
 
 def _rows(part: Part, chosen: npt.NDArray[np.bool_]) -> Part | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ddpbp import draws
 
-_ROUNDS = 6
+_ROUNDS = 4
 
 
 class Order:

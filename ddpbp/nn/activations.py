@@ -25,7 +25,7 @@ class Activation:
     Attributes
     ----------
     value : (z, out) -> None
-        Writes σ(z) to `out`, another array than z.
+        Writes σ(z) to `out`, another array than z. Softmax shifts z, which changes nothing.
     slope : (z, a, out) -> None
         Writes σ′(z) to `out`, given z and a = σ(z); `out` may be z. None stands for σ′ = 1.
     kinks : tuple of float
@@ -169,10 +169,10 @@ def _softplus_slope(z: Array, a: Array, out: Array) -> None:
 
 
 def _softmax(z: Array, out: Array) -> None:
-    # over the units (axis -2) of each example; shifted by its own maximum
-    np.subtract(z, z.max(axis=-2, keepdims=True), out=out)
-    np.exp(out, out=out)
-    out /= out.sum(axis=-2, keepdims=True)
+    # over the units (axis -2) of each example; z itself is shifted to a maximum of 0
+    z -= np.maximum.reduce(z, axis=-2, keepdims=True)
+    np.exp(z, out=out)
+    out /= np.add.reduce(out, axis=-2, keepdims=True)
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -8,8 +8,8 @@ Notation   l = 1..L layers, n_l units, B examples of a leaf (columns).
 (BP3)  ∂L/∂bˡ = δˡ               summed over the B columns
 (BP4)  ∂L/∂Wˡ = δˡ (aˡ⁻¹)ᵀ       the product sums the columns
 
-A leaf is one micro-batch. Leaves of equal shape are stacked, (leaves, n_l, B), which saves Python
-calls and changes no bit: every matrix product has the shape of one leaf, whoever computes it.
+A leaf is one micro-batch. Every matrix product has the shape of one leaf, whoever computes it;
+`workspace` says how leaves lie in memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,81 +23,17 @@ from ddpbp.nn.activations import softmax_pullback
 from ddpbp.nn.dropout import Dropout
 from ddpbp.nn.losses import Loss
 from ddpbp.nn.network import Network, Parameters
+from ddpbp.nn.workspace import Leaves, Memory, Stack
 
 Array = npt.NDArray[Any]
 
 # Part of the arithmetic, never measured: ∂L/∂W is computed in blocks of this many rows, so that a
 # block of every leaf is summed before it leaves the cache.
 GRADIENT_ROWS = 96
-# No part of the arithmetic: how much is handled by one call.
-SMALL_NET_BYTES = 65_536
-CALL_BYTES = 262_144
-
-
-class Stack:
-    """Buffers of `count` leaves of `size` examples: views of the workspace's memory.
-
-    Attributes
-    ----------
-    x : (count, size, n_0) float
-        The examples as rows.
-    z, a, passed, delta : lists of (count, n_l, size) float
-        By layer. `passed` is what layer l hands on: a, or a after dropout; passed[0] = a[0] = x,
-        its rows seen as columns.
-    y : (count, n_L, size) float
-        The targets.
-    """
-
-    def __init__(self, network: Network, count: int, size: int, memory: "_Memory") -> None:
-        self.count, self.size = count, size
-        self.z = [memory.take("z", l, count, n, size) for l, n in enumerate(network.sizes)]
-        self.a = [memory.take("a", l, count, n, size) for l, n in enumerate(network.sizes)]
-        self.delta = [memory.take("delta", l, count, n, size) for l, n in enumerate(network.sizes)]
-        self.x = memory.take("x", 0, count, network.sizes[0], size).reshape(count, size, -1)
-        self.a[0] = self.x.swapaxes(1, 2)
-        self.passed = list(self.a)
-        self.keep: list[Array | None] = [None] * (network.L + 1)
-        if network.dropout:
-            for l in range(1, network.L):
-                self.passed[l] = memory.take("passed", l, count, network.sizes[l], size)
-        self.y = memory.take("y", network.L, count, network.sizes[-1], size)
-        # Which leaves one call handles, by layer: all, or so many that they stay in the cache.
-        bytes_ = [n * size * network.dtype.itemsize for n in network.sizes]
-        self.parts = [
-            [slice(i, i + step) for i in range(0, count, step)]
-            for step in (max(1, CALL_BYTES // max(1, b)) for b in bytes_)
-        ]
-
-
-class _Memory:
-    """One flat vector by name and layer, handed out in consecutive pieces; made once."""
-
-    def __init__(self, network: Network, capacity: int) -> None:
-        self._network, self._capacity = network, capacity
-        self._flat: dict[tuple[str, int], Array] = {}
-        self._used: dict[tuple[str, int], int] = {}
-
-    @property
-    def rows_of_x(self) -> Array:
-        """The memory of x as (capacity, n_0)."""
-        return self._flat["x", 0].reshape(self._capacity, -1)
-
-    def restart(self) -> None:
-        self._used.clear()
-
-    def take(self, name: str, l: int, count: int, n: int, size: int) -> Array:
-        if l == 0 and name != "x":  # layer 0 has nothing but the examples
-            return np.empty(0, self._network.dtype)
-        where = (name, l)
-        if where not in self._flat:
-            self._flat[where] = np.empty(self._capacity * n, self._network.dtype)
-        start = self._used.get(where, 0)
-        self._used[where] = start + count * n * size
-        return self._flat[where][start : self._used[where]].reshape(count, n, size)
 
 
 class Backprop:
-    """A workspace for the leaves of one rank: forward, backward, sums over leaves.
+    """Forward and backward over the leaves of one rank, and the sums over these leaves.
 
     Parameters
     ----------
@@ -107,6 +43,13 @@ class Backprop:
         The most examples a step may bring.
     dropout : Dropout, optional
         Masks for the hidden layers; required if `network.dropout` is not 0.
+
+    Attributes
+    ----------
+    x, y : (capacity, n_0) and (capacity, n_L) float
+        The examples and targets of all leaves as rows: the stacks' x and y, one after the other.
+    stacks : list of Stack
+        The leaves as `arrange` laid them out.
     """
 
     def __init__(
@@ -114,30 +57,26 @@ class Backprop:
     ) -> None:
         self.network, self.loss = network, loss
         self._dropout = dropout if network.dropout else None
-        self._memory = _Memory(network, capacity)
-        self._shapes: dict[tuple[tuple[int, int], ...], list[Stack]] = {}
+        self._memory = Memory(network, capacity)
+        self.x = self._memory.flat("x", 0).reshape(capacity, -1)
+        self.y = self._memory.flat("y", network.L).reshape(capacity, -1)
+        self._sigma = [network.activation(max(l, 1)) for l in range(network.L + 1)]
+        self._arranged: dict[tuple[tuple[int, int], ...], Leaves] = {}
         self._scratch: dict[tuple[int, ...], Array] = {}
-        self._small = network.parameter_count * network.dtype.itemsize <= SMALL_NET_BYTES
+        self._leaves: Leaves
         self.stacks: list[Stack] = []
-
-    @property
-    def x(self) -> Array:
-        """The examples of all leaves as rows, (capacity, n_0): the stacks' x in a row."""
-        return self._memory.rows_of_x
 
     def arrange(self, shapes: Sequence[tuple[int, int]]) -> list[Stack]:
         """Lay the buffers out for leaves of the given (count, size); return the stacks."""
         shapes = tuple(shapes)
-        if shapes not in self._shapes:
-            self._memory.restart()
-            self._shapes[shapes] = [
-                Stack(self.network, count, size, self._memory) for count, size in shapes
-            ]
-        self.stacks = self._shapes[shapes]
+        if shapes not in self._arranged:
+            self._arranged[shapes] = Leaves(self.network, shapes, self._memory)
+        self._leaves = self._arranged[shapes]
+        self.stacks = self._leaves.stacks
         return self.stacks
 
     def forward(self, theta: Parameters, step: int | None = None, first: int = 0) -> None:
-        """Compute z[l] and a[l] of all leaves from passed[0].
+        """Compute z[l] and a[l] of all leaves from x.
 
         Parameters
         ----------
@@ -148,46 +87,38 @@ class Backprop:
             The place in the batch of the first example of these leaves.
         """
         for stack in self.stacks:
-            if self._dropout is not None and step is not None:
-                self._draw_masks(stack, step, first)
             for l in range(1, self.network.L + 1):
-                sigma = self.network.activation(l).value
-                for part in stack.parts[l]:
-                    z = stack.z[l][part]
-                    np.matmul(theta.W[l], stack.passed[l - 1][part], out=z)  # (F)
-                    z += theta.b[l]
-                    sigma(z, stack.a[l][part])
-                self._pass_on(stack, l, step)
+                W, b, sigma = theta.W[l], theta.b[l], self._sigma[l].value
+                for piece in stack.pieces[l]:
+                    np.matmul(W, piece.below, out=piece.z)  # (F)
+                    np.add(piece.z, b, out=piece.z)
+                    sigma(piece.z, piece.a)
+                if self._dropout is not None and l < self.network.L:
+                    self._drop(self._dropout, stack, l, step, first)
             first += stack.count * stack.size
 
-    def _draw_masks(self, stack: Stack, step: int, first: int) -> None:
-        assert self._dropout is not None
-        for l in range(1, self.network.L):
-            n = self.network.sizes[l]
-            keep = self._dropout.keep(step, l, first, stack.count * stack.size, n)
-            stack.keep[l] = keep.reshape(stack.count, stack.size, n).swapaxes(1, 2)
-
-    def _pass_on(self, stack: Stack, l: int, step: int | None) -> None:
-        if self._dropout is None or l == self.network.L:
-            return
+    def _drop(self, dropout: Dropout, stack: Stack, l: int, step: int | None, first: int) -> None:
+        """Hand on what dropout leaves of a[l]: all of it outside training."""
         if step is None:
             np.copyto(stack.passed[l], stack.a[l])
-        else:
-            keep = stack.keep[l]
-            assert keep is not None
-            np.multiply(stack.a[l], keep, out=stack.passed[l])
-            stack.passed[l] *= self._dropout.scale
+            return
+        n = self.network.sizes[l]
+        kept = dropout.keep(step, l, first, stack.count * stack.size, n)
+        keep = kept.reshape(stack.count, stack.size, n).swapaxes(1, 2)
+        np.multiply(stack.a[l], keep, out=stack.passed[l])
+        stack.passed[l] *= dropout.scale
+        stack.keep[l] = keep
 
-    def losses(self) -> npt.NDArray[np.float64]:
-        """Sum the loss over the examples of each leaf; float64, one per leaf."""
+    def losses(self) -> list[float]:
+        """Sum the loss over the examples of each leaf."""
         L = self.network.L
-        sums = []
+        sums: list[float] = []
         for stack in self.stacks:
             share = stack.delta[L]
             self.loss.value(stack.z[L], stack.a[L], stack.y, share)
             per_example = np.add.reduce(share, axis=1).astype(np.float64)
-            sums.append(np.add.reduce(per_example, axis=1))
-        return np.concatenate(sums) if sums else np.zeros(0)
+            sums += np.add.reduce(per_example, axis=1).tolist()
+        return sums
 
     def backward(
         self, theta: Parameters, nodes: Sequence[Parameters], merges: Sequence[int]
@@ -209,18 +140,23 @@ class Backprop:
         int
             The layers L, L - 1, ..., 1, each as its sums are complete.
         """
-        L = self.network.L
+        L, small = self.network.L, self._leaves.gradients is not None
         for stack in self.stacks:
             self._output_delta(stack)
-        if self._small:
-            yield from self._backward_small(theta, nodes, merges)
-            return
         for l in range(L, 0, -1):
-            self._sum_gradients(l, nodes, merges)
-            yield l
+            if small:
+                self._leaf_gradients(l)
+            else:
+                self._sum_gradients(l, nodes, merges)
+                yield l
             if l > 1:
                 for stack in self.stacks:
                     self._hidden_delta(stack, theta, l - 1)
+        if self._leaves.gradients is not None:
+            sums = tree.accumulate(self._leaves.gradients, merges)
+            for node, value in zip(nodes, sums, strict=True):
+                np.copyto(node.flat, value)
+            yield from range(L, 0, -1)
 
     def _output_delta(self, stack: Stack) -> None:
         """δᴸ = ∂L/∂aᴸ ⊙ σ′(zᴸ)  (BP1), or its closed form where loss and output have one."""
@@ -234,91 +170,63 @@ class Backprop:
             d_a = delta.copy()
             softmax_pullback(a, d_a, delta)
             return
-        slope = self.network.activation(L).slope
+        slope = self._sigma[L].slope
         if slope is not None:
             slope(z, a, z)
             delta *= z
 
     def _hidden_delta(self, stack: Stack, theta: Parameters, l: int) -> None:
         """δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ′(zˡ)  (BP2), with the mask of dropout where there is one."""
-        slope = self.network.activation(l).slope
-        W_T = theta.W[l + 1].T
-        for part in stack.parts[l]:
-            delta, z = stack.delta[l][part], stack.z[l][part]
-            np.matmul(W_T, stack.delta[l + 1][part], out=delta)
+        W_T, slope = theta.W[l + 1].T, self._sigma[l].slope
+        for piece in stack.pieces[l]:
+            np.matmul(W_T, piece.delta_above, out=piece.delta)
             if slope is not None:
-                slope(z, stack.a[l][part], z)
-                delta *= z
+                slope(piece.z, piece.a, piece.z)
+                np.multiply(piece.delta, piece.z, out=piece.delta)
         keep = stack.keep[l]
-        if keep is not None and self._dropout is not None:
+        if self._dropout is not None and keep is not None:
             stack.delta[l] *= keep
             stack.delta[l] *= self._dropout.scale
 
-    def _backward_small(
-        self, theta: Parameters, nodes: Sequence[Parameters], merges: Sequence[int]
-    ) -> Iterator[int]:
-        """Do the same for a small net with the fewest calls: all gradients, then one sum."""
-        network, leaves = self.network, len(merges)
-        flat = self._buffer((leaves, network.parameter_count))
-        for l in range(network.L, 0, -1):
-            start_W, start_b, end = network.spans[l - 1]
-            n, n_in = network.sizes[l], network.sizes[l - 1]
-            first = 0
-            for stack in self.stacks:
-                last = first + stack.count
-                dW = flat[first:last, start_W:start_b].reshape(stack.count, n, n_in)
-                for i in range(0, n, GRADIENT_ROWS):
-                    rows = slice(i, i + GRADIENT_ROWS)
-                    a_T = stack.passed[l - 1].swapaxes(1, 2)
-                    np.matmul(stack.delta[l][:, rows], a_T, out=dW[:, rows])  # (BP4)
-                np.add.reduce(stack.delta[l], axis=2, out=flat[first:last, start_b:end])  # (BP3)
-                if l > 1:
-                    self._hidden_delta(stack, theta, l - 1)
-                first = last
-        for node, value in zip(nodes, tree.accumulate(flat, merges), strict=True):
-            np.copyto(node.flat, value)
-        yield from range(network.L, 0, -1)
+    def _leaf_gradients(self, l: int) -> None:
+        """Keep the gradient of every leaf of a small net: the fewest calls."""
+        for stack, gradient in zip(self.stacks, self._leaves.parts, strict=True):
+            delta, a_T, dW = stack.delta[l], stack.passed[l - 1].swapaxes(1, 2), gradient.W[l]
+            for i in range(0, delta.shape[1], GRADIENT_ROWS):
+                rows = slice(i, i + GRADIENT_ROWS)
+                np.matmul(delta[:, rows], a_T, out=dW[:, rows])  # (BP4)
+            np.add.reduce(delta, axis=2, out=gradient.b[l])  # (BP3)
 
     def _sum_gradients(self, l: int, nodes: Sequence[Parameters], merges: Sequence[int]) -> None:
-        n = self.network.sizes[l]
+        """Form rows of ∂L/∂W of every leaf and add them along the tree while they are in cache."""
         pairs = [
-            (stack.delta[l][i], stack.passed[l - 1][i].T)
+            (delta, below.T)
             for stack in self.stacks
-            for i in range(stack.count)
+            for delta, below in zip(stack.delta[l], stack.passed[l - 1], strict=True)
         ]
+        n = self.network.sizes[l]
         for start in range(0, n, GRADIENT_ROWS):
             rows = slice(start, min(start + GRADIENT_ROWS, n))
-            self._sum_block(
-                [(delta[rows], a_T) for delta, a_T in pairs],
-                [node.W[l][rows] for node in nodes],
-                merges,
-            )
-        db = self._buffer((len(merges), n))
-        first = 0
-        for stack in self.stacks:
-            np.add.reduce(stack.delta[l], axis=2, out=db[first : first + stack.count])  # (BP3)
-            first += stack.count
+            registers = [node.W[l][rows] for node in nodes]
+            depth = 0
+            for (delta, a_T), count in zip(pairs, merges, strict=True):
+                if depth == len(registers):
+                    registers.append(self._buffer(registers[0].shape, depth))
+                np.matmul(delta[rows], a_T, out=registers[depth])  # (BP4)
+                for _ in range(count):
+                    registers[depth - 1] += registers[depth]
+                    depth -= 1
+                depth += 1
+        db = [
+            value
+            for stack in self.stacks
+            for value in np.add.reduce(stack.delta[l], axis=2)  # (BP3)
+        ]
         for node, value in zip(nodes, tree.accumulate(db, merges), strict=True):
             np.copyto(node.b[l][:, 0], value)
 
-    def _sum_block(
-        self, pairs: Sequence[tuple[Array, Array]], out: Sequence[Array], merges: Sequence[int]
-    ) -> None:
-        """Form rows of ∂L/∂W of every leaf and add them along the tree while they are in cache."""
-        if not pairs:
-            return
-        depth, registers = 0, list(out)
-        for (delta, a_T), count in zip(pairs, merges, strict=True):
-            if depth == len(registers):
-                registers.append(self._buffer(out[0].shape, depth))
-            np.matmul(delta, a_T, out=registers[depth])  # (BP4)
-            for _ in range(count):
-                registers[depth - 1] += registers[depth]
-                depth -= 1
-            depth += 1
-
-    def _buffer(self, shape: tuple[int, ...], tag: int = 0) -> Array:
-        where = (tag, *shape)
+    def _buffer(self, shape: tuple[int, ...], depth: int) -> Array:
+        where = (depth, *shape)
         if where not in self._scratch:
             self._scratch[where] = np.empty(shape, self.network.dtype)
         return self._scratch[where]

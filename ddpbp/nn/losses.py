@@ -95,12 +95,12 @@ def _binary_cross_entropy_d(a: Array, y: Array, out: Array) -> None:
 
 
 def _cross_entropy(z: Array, a: Array, y: Array, out: Array) -> None:
-    # L = -Σ y ln a = Σ y (ln Σ exp(z) - z)   with a = softmax(z)
-    top = z.max(axis=-2, keepdims=True)
-    np.subtract(z, top, out=out)
-    log_sum = np.exp(out).sum(axis=-2, keepdims=True)
+    # L = -Σ y ln a = Σ y (ln Σ exp(z) - z)   with a = softmax(z); softmax has shifted z to a
+    # maximum of 0, where a = 1 / Σ exp(z)
+    log_sum = np.maximum.reduce(a, axis=-2, keepdims=True)
     np.log(log_sum, out=log_sum)
-    np.subtract(log_sum, out, out=out)
+    np.add(z, log_sum, out=out)
+    np.negative(out, out=out)
     out *= y
 
 
@@ -161,15 +161,13 @@ def smoothed_one_hot(labels: Array, smoothing: float, out: Array) -> None:
 
     Parameters
     ----------
-    labels : (..., B) int
+    labels : (n,) int
         Class indices.
     smoothing : float
         ε, in [0, 1).
-    out : (..., classes, B) float
-        Where to write.
+    out : (n, classes) float
+        Where to write, an example a row.
     """
-    classes = out.shape[-2]
-    np.equal(labels[..., None, :], np.arange(classes)[:, None], out=out)
-    if smoothing:
-        out *= 1.0 - smoothing
-        out += smoothing / classes
+    rest = smoothing / out.shape[1]
+    out.fill(rest)
+    out[np.arange(len(labels)), labels] = 1.0 - smoothing + rest

@@ -243,7 +243,7 @@ def norm(vector: Array) -> float:
     squares = [
         np.array(float(np.dot(block, block)))
         for i in range(0, vector.size, BLOCK)
-        for block in (vector[i : i + BLOCK],)
+        for block in (vector[i : i + BLOCK].astype(np.float64),)
     ]
     merges, _ = tree.fold(((i, i + 1) for i in range(len(squares))), len(squares))
     return math.sqrt(float(tree.accumulate(squares, merges)[0]))

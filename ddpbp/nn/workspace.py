@@ -1,0 +1,148 @@
+"""The memory of a forward and backward pass: made once, seen through views.
+
+Leaves of equal shape are stacked, (leaves, n_l, B), which saves Python calls and changes no bit.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.nn.network import Network, Parameters
+
+Array = npt.NDArray[Any]
+
+# No part of the arithmetic: how much one call handles.
+CALL_BYTES = 262_144
+SMALL_NET_BYTES = 65_536
+
+
+class Piece(NamedTuple):
+    """Some leaves of one layer, so many as stay in the cache: (leaves, n, B) views each.
+
+    `below` is what layer l - 1 hands on; `delta_above` is δ of layer l + 1 (of L itself at L).
+    """
+
+    below: Array
+    z: Array
+    a: Array
+    delta: Array
+    delta_above: Array
+
+
+class Stack:
+    """Buffers of `count` leaves of `size` examples.
+
+    Attributes
+    ----------
+    x : (count, size, n_0) float
+        The examples as rows.
+    y : (count, n_L, size) float
+        The targets: rows seen as columns.
+    z, a, passed, delta : lists of (count, n_l, size) float
+        By layer. `passed` is what layer l hands on: a, or a after dropout; passed[0] = a[0] = x,
+        its rows seen as columns.
+    keep : list of (count, n_l, size) bool or None
+        The masks of dropout.
+    pieces : list of lists of Piece
+        The same memory by layer, in parts for one call each.
+    """
+
+    def __init__(self, network: Network, count: int, size: int, memory: "Memory") -> None:
+        self.count, self.size = count, size
+        sizes, L = network.sizes, network.L
+
+        def columns(name: str, first: int, last: int) -> list[Array]:
+            none = np.empty(0, network.dtype)
+            inside = range(first, last + 1)
+            return [
+                memory.take(name, l, (count, n, size)) if l in inside else none
+                for l, n in enumerate(sizes)
+            ]
+
+        self.x = memory.take("x", 0, (count, size, sizes[0]))
+        self.y = memory.take("y", L, (count, size, sizes[L])).swapaxes(1, 2)
+        self.z, self.a, self.delta = (columns(name, 1, L) for name in ("z", "a", "delta"))
+        self.a[0] = self.x.swapaxes(1, 2)
+        self.passed = list(self.a)
+        self.keep: list[Array | None] = [None] * (L + 1)
+        if network.dropout:
+            self.passed[1:L] = columns("passed", 1, L - 1)[1:L]
+        self.pieces: list[list[Piece]] = [[]]
+        for l in range(1, L + 1):
+            step = max(1, CALL_BYTES // (sizes[l] * size * network.dtype.itemsize))
+            self.pieces.append(
+                [
+                    Piece(
+                        self.passed[l - 1][i : i + step],
+                        self.z[l][i : i + step],
+                        self.a[l][i : i + step],
+                        self.delta[l][i : i + step],
+                        self.delta[min(l + 1, L)][i : i + step],
+                    )
+                    for i in range(0, count, step)
+                ]
+            )
+
+
+class Memory:
+    """One flat vector by name and layer, handed out in consecutive pieces."""
+
+    def __init__(self, network: Network, capacity: int) -> None:
+        self._network, self._capacity = network, capacity
+        self._flat: dict[tuple[str, int], Array] = {}
+        self._used: dict[tuple[str, int], int] = {}
+
+    def flat(self, name: str, l: int) -> Array:
+        """Return all the memory of a name at layer l: capacity × n_l elements."""
+        where = (name, l)
+        if where not in self._flat:
+            self._flat[where] = np.empty(
+                self._capacity * self._network.sizes[l], self._network.dtype
+            )
+        return self._flat[where]
+
+    def restart(self) -> None:
+        """Hand out from the beginning again."""
+        self._used.clear()
+
+    def take(self, name: str, l: int, shape: tuple[int, int, int]) -> Array:
+        """Hand out the next piece, C-contiguous in `shape`."""
+        start = self._used.get((name, l), 0)
+        end = start + shape[0] * shape[1] * shape[2]
+        self._used[name, l] = end
+        return self.flat(name, l)[start:end].reshape(shape)
+
+
+class Leaves:
+    """All leaves that a rank computes in a step, as stacks one after the other.
+
+    Attributes
+    ----------
+    stacks : list of Stack
+    gradients : (leaves, parameter_count) float, or None
+        For small nets: one gradient per leaf.
+    parts : list of Parameters
+        For small nets: the same memory, the leaves of each stack, as W[l] (count, n_l, n_{l-1})
+        and b[l] (count, n_l).
+    """
+
+    def __init__(self, network: Network, shapes: Sequence[tuple[int, int]], memory: Memory) -> None:
+        memory.restart()
+        self.stacks = [Stack(network, count, size, memory) for count, size in shapes]
+        self.gradients: Array | None = None
+        self.parts: list[Parameters] = []
+        if network.parameter_count * network.dtype.itemsize > SMALL_NET_BYTES:
+            return
+        counts = [count for count, _ in shapes]
+        self.gradients = np.empty((sum(counts), network.parameter_count), network.dtype)
+        for first, count in zip(np.cumsum([0, *counts]).tolist(), counts, strict=False):
+            rows = self.gradients[first : first + count]
+            none = rows[:0]
+            W, b = [none], [none]
+            for l, (start_W, start_b, end) in enumerate(network.spans, start=1):
+                shape = (count, network.sizes[l], network.sizes[l - 1])
+                W.append(rows[:, start_W:start_b].reshape(shape))
+                b.append(rows[:, start_b:end])
+            self.parts.append(Parameters(rows, W, b))
