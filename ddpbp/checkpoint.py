@@ -18,6 +18,7 @@ MODEL = "model.safetensors"
 RESULT = "result.json"
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
+OURS = (MODEL, RESULT, CONFIG, METRICS)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -40,17 +41,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_run_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make the run folder; a run that is there stays unless `overwrite`.
+    """Make the run folder; a run that is there is refused unless `overwrite`.
 
     Raises
     ------
     ConfigError
         If it holds a run or cannot be written.
     """
-    ours = (MODEL, RESULT, CONFIG, METRICS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in ours if (folder / name).exists()]
+        present = [name for name in OURS if (folder / name).exists()]
         if present and not overwrite:
             raise ConfigError(
                 f"output {folder} already holds a run ({present[0]}); add --overwrite to replace "
@@ -59,13 +59,18 @@ def make_run_folder(folder: Path, *, overwrite: bool) -> None:
         probe = folder / f".probe.{os.getpid()}"
         probe.touch()
         probe.unlink()
-        for name in present:
-            (folder / name).unlink()
     except OSError as error:
         raise ConfigError(
             f"output {folder} cannot be written ({error.strerror}); choose another folder with "
             "output=..."
         ) from None
+
+
+def begin_run(folder: Path, config: str) -> None:
+    """Remove what an earlier run left in the folder, and write this one's configuration."""
+    for name in OURS:
+        (folder / name).unlink(missing_ok=True)
+    write_whole(folder / CONFIG, config.encode())
 
 
 @dataclass(frozen=True)

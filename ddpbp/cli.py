@@ -63,7 +63,7 @@ def on_all_ranks(
         except BaseException as error:
             code = 130 if isinstance(error, KeyboardInterrupt) else 1
             sys.stdout.flush()
-            if code == 1:
+            if code == 1 and not isinstance(error, SystemExit):  # a simulated rank that follows
                 sys.stderr.write(f"ddpbp: rank {world.rank} on {world.host} failed:\n")
                 traceback.print_exc()
             sys.stderr.flush()

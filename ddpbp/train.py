@@ -21,6 +21,7 @@ from ddpbp.build import (
 )
 from ddpbp.checkpoint import Model
 from ddpbp.comm.reduce import make_reducer
+from ddpbp.comm.reducer import Layout
 from ddpbp.comm.watch import digest, require_equal, require_in_step
 from ddpbp.comm.world import World
 from ddpbp.config import Config, to_toml
@@ -87,13 +88,10 @@ class Trainer:
         )
         capacity = max(self.batches.capacity, config.leaf_size)  # a canary is one full leaf
         self.backprop = make_backprop(config, self.network, capacity)
-        self.reducer = make_reducer(
-            world,
-            self.network.parameter_count,
-            self.network.dtype,
-            1,
-            self.batches.leaf_counts,
+        layout = Layout(
+            self.network.parameter_count, self.network.dtype, 1, self.batches.leaf_counts
         )
+        self.reducer = make_reducer(world, layout, pin.notes.append)
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges: dict[tuple[int, int, int], list[int]] = {}
         self.optimizer = make_optimizer(config, self.network)
@@ -122,21 +120,20 @@ class Trainer:
             self.config.loss.label_smoothing,
         )
         merges = self._my_merges(batch)
-        node_grads, node_losses = self.reducer.nodes(batch.leaf_count)
-        nodes = self._nodes[: len(node_grads)]
+        rows = self.reducer.nodes(batch.leaf_count)
 
         self.backprop.forward(self.theta, self.step, batch.first)
-        node_losses[:, 0] = tree.accumulate(self.backprop.losses(), merges)
-        for l in self.backprop.backward(self.theta, nodes, merges):
+        self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
+        for l in self.backprop.backward(self.theta, self._nodes[rows], merges):
             start_W, _, end = self.network.spans[l - 1]
             self.reducer.start(start_W, end)
-        grad, loss_sum = self.reducer.finish(batch.leaf_count, batch.examples)
+        reduced = self.reducer.finish(batch.leaf_count, batch.examples)
 
-        loss = float(loss_sum[0]) / batch.examples
-        if not (math.isfinite(loss) and is_finite(grad)):
-            self._raise_diverged(batch, grad)
+        loss = float(reduced.statistics[0]) / batch.examples
+        if not (math.isfinite(loss) and reduced.finite):
+            self._raise_diverged(batch, reduced.grad)
         self.eta = self.learning_rate()
-        self.optimizer.update(self.theta.flat, grad, self.eta)
+        self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
         self.step += 1
         return loss
 
@@ -175,14 +172,16 @@ class Trainer:
                 for l in range(1, self.network.L + 1):
                     if not np.isfinite(stack.z[l][i]).all() and (mine is None or (l, row) < mine):
                         rows = f"rows {row} to {row + stack.size - 1} of the batch"
-                        mine = (l, row, f"z of layer {l}, {rows} (rank {self.world.rank})")
+                        mine = (l, row, f"z of layer {l}, {rows}")
                 row += stack.size
         found = [place for place in self.world.all_gather_object(mine) if place]
         if found:
             what = min(found)[2]
         else:
             layers = [
-                l for l, (s, _, e) in enumerate(self.network.spans, 1) if not is_finite(grad[s:e])
+                l
+                for l, (s, _, e) in enumerate(self.network.spans, 1)
+                if not np.isfinite(grad[s:e]).all()
             ]
             what = f"the gradient of layer {layers[-1]}" if layers else "the loss"
         epoch = self.step // self.batches.steps_per_epoch + 1
@@ -208,11 +207,6 @@ class Trainer:
         return digest([np.array(losses), stack.a[-1], flat])
 
 
-def is_finite(vector: Array) -> bool:
-    """Tell whether every element is finite; one dot product unless there is doubt."""
-    return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())
-
-
 @dataclass(frozen=True)
 class Trained:
     """The outcome of a run.
@@ -228,6 +222,7 @@ class Trained:
     result: dict[str, Any]
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for, and told, by us
 def train(
     config: Config,
     world: World | None = None,
@@ -262,10 +257,12 @@ def train(
     with world.together():
         if folder and world.rank == 0:
             checkpoint.make_run_folder(folder, overwrite=overwrite)
-            checkpoint.write_whole(folder / checkpoint.CONFIG, to_toml(config).encode())
     dataset = open_dataset(config, world)
     trainer = Trainer(config, dataset, world)
     evaluator = Evaluator(config, trainer.network, world)
+    with world.together():
+        if folder and world.rank == 0:  # only now: bad data leave no run behind, nor remove one
+            checkpoint.begin_run(folder, to_toml(config))
     report: Report = Printed() if world.rank == 0 else Report()
     with report:
         if folder and isinstance(report, Printed):

@@ -9,6 +9,7 @@ import os
 import pickle
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,8 +32,11 @@ class World:
         This process among those of its node.
     host : str
         The name of the machine.
+    shares_memory : bool
+        Whether the ranks of a node are processes that can map the same memory.
     """
 
+    shares_memory = False
     rank, world_size = 0, 1
     node, node_count = 0, 1
     local_rank, local_size = 0, 1
@@ -47,6 +51,9 @@ class World:
     def all_to_all(self, send: Array, receive: Array) -> None:
         """Copy `send[r]` of every rank to `receive[rank]` of rank r; blocks of equal size."""
         receive[0] = send[0]
+
+    def local_barrier(self) -> None:
+        """Wait for all ranks of this node."""
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Return every rank's small object, in rank order."""
@@ -99,7 +106,8 @@ class MpiWorld(World):
     def __init__(self, expected: int | None) -> None:
         super().__init__()
         try:
-            from mpi4py import MPI
+            with warnings.catch_warnings(action="ignore"):  # the fault it warns of is told below
+                from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise ConfigError(
                 f"started under an MPI launcher, but mpi4py finds no MPI library ({error}); "
@@ -124,6 +132,11 @@ class MpiWorld(World):
         self.rank, self.world_size = comm.rank, comm.size
         self.local_rank, self.local_size = local.rank, local.size
         self.node, self.node_count = leaders.index(leader), len(leaders)
+
+    shares_memory = True
+
+    def local_barrier(self) -> None:
+        self.local_comm.Barrier()
 
     def all_gather(self, send: Array, receive: Array) -> None:
         self.comm.Allgather(send, receive)

@@ -159,6 +159,8 @@ class Optimizer:
         names = LAYERWISE[name] if name in LAYERWISE else RULES[name][1]
         self.state = {n: np.zeros(network.parameter_count, network.dtype) for n in names}
         self.products = [1.0, 1.0]
+        width = network.parameter_count if name in LAYERWISE else BLOCK
+        self._scratch = np.empty(min(width, network.parameter_count), network.dtype)
         self._tensors = list(self._tensor_spans(network))
         same_decay = name in RULES and (not self._h.weight_decay or self._h.decay_biases)
         spans = (
@@ -183,22 +185,24 @@ class Optimizer:
         ----------
         theta : (parameter_count,) float
         grad : (parameter_count,) float
-            The averaged gradient; overwritten.
+            The averaged gradient; left as it is.
         eta : float
             The learning rate of this step.
         """
         h = self._h
         self.products = [self.products[0] * h.beta1, self.products[1] * h.beta2]
         step = _Step(eta, h, 1.0 - self.products[0], 1.0 - self.products[1])
-        if h.clip_norm:
-            clip(grad, h.clip_norm)
+        scale = clip_factor(grad, h.clip_norm) if h.clip_norm else 1.0
         state = tuple(self.state.values())
         if self.name in LAYERWISE:
-            self._update_layerwise(step, theta, grad, state)
+            np.multiply(grad, scale, out=self._scratch)
+            self._update_layerwise(step, theta, self._scratch, state)
             return
         rule = RULES[self.name][0]
         for block, decay in self._blocks:
-            rule(step, theta[block], grad[block], decay, *(vector[block] for vector in state))
+            g = self._scratch[: block.stop - block.start]
+            np.multiply(grad[block], scale, out=g)
+            rule(step, theta[block], g, decay, *[vector[block] for vector in state])
 
     def _update_layerwise(
         self, step: _Step, theta: Array, grad: Array, state: Sequence[Array]
@@ -240,17 +244,20 @@ def norm(vector: Array) -> float:
 
     Whatever the number of ranks or buckets, the blocks are the same.
     """
-    squares = [
-        np.array(float(np.dot(block, block)))
-        for i in range(0, vector.size, BLOCK)
-        for block in (vector[i : i + BLOCK].astype(np.float64),)
-    ]
+    squares = [_square(vector[i : i + BLOCK]) for i in range(0, vector.size, BLOCK)]
     merges, _ = tree.fold(((i, i + 1) for i in range(len(squares))), len(squares))
-    return math.sqrt(float(tree.accumulate(squares, merges)[0]))
+    return math.sqrt(tree.accumulate(squares, merges)[0])
 
 
-def clip(grad: Array, largest: float) -> None:
-    """Scale the gradient down to the norm `largest` if it is longer (Pascanu et al. 2013)."""
+def _square(block: Array) -> float:
+    found = float(np.dot(block, block))
+    if math.isfinite(found):
+        return found
+    wide = block.astype(np.float64)  # the squares of finite float32 can overflow
+    return float(np.dot(wide, wide))
+
+
+def clip_factor(grad: Array, largest: float) -> float:
+    """Return what scales a gradient down to the norm `largest` (Pascanu et al. 2013), or 1."""
     length = norm(grad)
-    if length > largest:
-        grad *= largest / length
+    return largest / length if length > largest else 1.0
