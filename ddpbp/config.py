@@ -303,7 +303,8 @@ def _refuse_unknown(
     for name, value in tree.items():
         key = prefix + name
         if name not in kind.__struct_fields__:
-            near = difflib.get_close_matches(key, [*SECTIONS, *_all_keys()], n=1, cutoff=0.5)
+            known = _all_keys() if prefix else [*SECTIONS, *_all_keys()]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.7 if prefix else 0.5)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(hints)}"
             raise ConfigError(
                 f"{_origin(key, file, origin)}: unknown setting {key}; {hint} "

@@ -76,7 +76,7 @@ def check(
     load(backprop, part, slice(0, examples), ((1, examples),), config.loss.label_smoothing)
     grad = network.views(np.zeros(network.parameter_count, network.dtype))
     backprop.forward(theta, 0)
-    for _ in backprop.backward(theta, [grad], [0]):
+    for _ in backprop.backward(theta, [grad], [0], 1):
         pass
     rows = []
     for l, (start_W, start_b, end) in enumerate(network.spans, start=1):

@@ -124,10 +124,10 @@ class Trainer:
 
         self.backprop.forward(self.theta, self.step, batch.first)
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
-        for l in self.backprop.backward(self.theta, self._nodes[rows], merges):
+        for l in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
             start_W, _, end = self.network.spans[l - 1]
             self.reducer.start(start_W, end)
-        reduced = self.reducer.finish(batch.leaf_count, batch.examples)
+        reduced = self.reducer.finish(batch.leaf_count)
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
@@ -202,7 +202,7 @@ class Trainer:
         self.backprop.forward(self.theta, 0)
         losses = self.backprop.losses()
         flat = np.empty((1, self.network.parameter_count), self.network.dtype)
-        for _ in self.backprop.backward(self.theta, [self.network.views(flat[0])], [0]):
+        for _ in self.backprop.backward(self.theta, [self.network.views(flat[0])], [0], size):
             pass
         return digest([np.array(losses), stack.a[-1], flat])
 

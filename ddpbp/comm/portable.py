@@ -3,7 +3,7 @@
 import numpy as np
 
 from ddpbp import tree
-from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, average, blocks
+from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
 from ddpbp.comm.world import World
 
 
@@ -15,12 +15,12 @@ class Gathered(Reducer):
         self._all = np.zeros((world.world_size, *self._memory.shape), np.uint8)
         self._all_grads, self._all_statistics = self._parts(self._all)
 
-    def finish(self, size: int, examples: int) -> Reduced:
+    def finish(self, size: int) -> Reduced:
         self.world.all_gather(self._memory, self._all)
         merges = self.programs[size][1]
         (grad,) = tree.accumulate(self._in_order(self._all_grads, size), merges)
         (statistics,) = tree.accumulate(self._in_order(self._all_statistics, size), merges)
-        return Reduced(grad, statistics, average(grad, examples))
+        return Reduced(grad, statistics, is_finite(grad))
 
 
 class Sliced(Reducer):
@@ -37,7 +37,7 @@ class Sliced(Reducer):
         self._all_statistics = np.zeros((ranks, *self.node_statistics.shape))
         self._sum = TreeSum(self._slice, layout.dtype)
 
-    def finish(self, size: int, examples: int) -> Reduced:
+    def finish(self, size: int) -> Reduced:
         ranks, merges = self.world.world_size, self.programs[size][1]
         for r in range(ranks):
             piece: Array = self.node_grads[:, r * self._slice : (r + 1) * self._slice]
@@ -48,5 +48,5 @@ class Sliced(Reducer):
         self.world.all_gather(np.ascontiguousarray(self.node_statistics), self._all_statistics)
         (statistics,) = tree.accumulate(self._in_order(self._all_statistics, size), merges)
         grad = self._grad[: self.layout.length]
-        finite = all([average(block, examples) for block in blocks(grad)])
+        finite = all([is_finite(block) for block in blocks(grad)])
         return Reduced(grad, statistics, finite)

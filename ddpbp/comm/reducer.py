@@ -1,8 +1,8 @@
 """The interface of all reducers, and the one that has nothing to send.
 
 A reducer owns the vectors into which a rank writes the sums of its nodes of the canonical tree. It
-brings the nodes of all ranks together, adds them along the tree and divides once. Reducers differ
-in how bytes travel, never in a bit of what comes out.
+brings the nodes of all ranks together and adds them along the tree. Reducers differ in how bytes
+travel, never in a bit of what comes out.
 """
 
 import math
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 class Reduced(NamedTuple):
     """What every rank knows after a reduction: valid until the next step begins to write.
 
-    `grad` is the averaged gradient, read-only in spirit; `finite` tells whether all of it is.
+    `grad` is the summed gradient, read-only in spirit; `finite` tells whether all of it is.
     """
 
     grad: Array
@@ -101,16 +101,8 @@ class Reducer:
     def start(self, begin: int, end: int) -> None:
         """Hand over elements [begin, end) of my nodes: complete, and mine no more."""
 
-    def finish(self, size: int, examples: int) -> Reduced:
-        """Return the averaged gradient and the summed statistics of the step.
-
-        Parameters
-        ----------
-        size : int
-            The number of leaves of this step.
-        examples : int
-            The number of examples of the global batch, by which the sum is divided once.
-        """
+    def finish(self, size: int) -> Reduced:
+        """Return the gradient and the statistics of the step, summed over its `size` leaves."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -128,9 +120,9 @@ class Reducer:
 class Local(Reducer):
     """One rank: its only node is the root."""
 
-    def finish(self, size: int, examples: int) -> Reduced:
+    def finish(self, size: int) -> Reduced:
         grad = self.node_grads[0]
-        finite = all([average(block, examples) for block in blocks(grad)])
+        finite = all([is_finite(block) for block in blocks(grad)])
         return Reduced(grad, self.node_statistics[0], finite)
 
 
@@ -167,9 +159,8 @@ class TreeSum:
         return self._buffers[depth - 1]
 
 
-def average(block: Array, examples: int) -> bool:
-    """Divide a sum by the number of examples, in place; tell whether all of it is finite."""
-    block /= examples
+def is_finite(block: Array) -> bool:
+    """Tell whether every element is finite; one dot product unless there is doubt."""
     return math.isfinite(np.dot(block, block)) or bool(np.isfinite(block).all())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddpbp import tree
-from ddpbp.comm.reducer import BLOCK, Array, Layout, Reduced, Reducer, TreeSum, average, blocks
+from ddpbp.comm.reducer import BLOCK, Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
 from ddpbp.comm.world import World
 
 FOLDER = Path("/dev/shm")
@@ -108,11 +108,11 @@ class SharedSmall(Shared):
         self._grad = np.zeros(layout.length, layout.dtype)
         self._sum = TreeSum(layout.length, layout.dtype)
 
-    def finish(self, size: int, examples: int) -> Reduced:
+    def finish(self, size: int) -> Reduced:
         self.world.local_barrier()
         nodes, merges = self._in_order(self._all_grads, size), self.programs[size][1]
         self._sum(nodes, merges, self._grad)
-        return Reduced(self._grad, self._sum_statistics(size), average(self._grad, examples))
+        return Reduced(self._grad, self._sum_statistics(size), is_finite(self._grad))
 
 
 class SharedSlices(Shared):
@@ -137,14 +137,14 @@ class SharedSlices(Shared):
             return None, reason
         return cls(world, layout, memory, sums), ""
 
-    def finish(self, size: int, examples: int) -> Reduced:
+    def finish(self, size: int) -> Reduced:
         nodes, merges = self._in_order(self._all_grads, size), self.programs[size][1]
         self.world.local_barrier()  # all rows are written
         finite, begin = True, self._begin
         for out in blocks(self._mine):
             end = begin + out.size
             self._sum([node[begin:end] for node in nodes], merges, out)
-            finite &= average(out, examples)
+            finite &= is_finite(out)
             begin = end
         self._flags[self.world.rank] = finite
         statistics = self._sum_statistics(size)

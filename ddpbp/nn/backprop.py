@@ -3,7 +3,7 @@
 Notation   l = 1..L layers, n_l units, B examples of a leaf (columns).
            a[l] (n_l, B)   W[l] (n_l, n_{l-1})   b[l] (n_l, 1)
 (F)    zˡ = Wˡ aˡ⁻¹ + bˡ,  aˡ = σ(zˡ)
-(BP1)  δᴸ = ∂L/∂aᴸ ⊙ σ′(zᴸ)
+(BP1)  δᴸ = ∂L/∂aᴸ ⊙ σ′(zᴸ)     L is the mean over the batch: divided once, here
 (BP2)  δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ′(zˡ)
 (BP3)  ∂L/∂bˡ = δˡ               summed over the B columns
 (BP4)  ∂L/∂Wˡ = δˡ (aˡ⁻¹)ᵀ       the product sums the columns
@@ -121,7 +121,11 @@ class Backprop:
         return sums
 
     def backward(
-        self, theta: Parameters, nodes: Sequence[Parameters], merges: Sequence[int]
+        self,
+        theta: Parameters,
+        nodes: Sequence[Parameters],
+        merges: Sequence[int],
+        examples: int,
     ) -> Iterator[int]:
         """Compute the gradients of all leaves, summed into my nodes of the tree.
 
@@ -134,6 +138,8 @@ class Backprop:
             Where the sums go, one flat vector per node of my cover.
         merges : sequence of int
             The program of `tree.fold` over my leaves.
+        examples : int
+            The number of examples of the whole batch, over all ranks: what the sum is divided by.
 
         Yields
         ------
@@ -143,6 +149,7 @@ class Backprop:
         L, small = self.network.L, self._leaves.gradients is not None
         for stack in self.stacks:
             self._output_delta(stack)
+            stack.delta[L] /= examples
         for l in range(L, 0, -1):
             if small:
                 self._leaf_gradients(l)

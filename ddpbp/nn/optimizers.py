@@ -40,92 +40,103 @@ class _Step:
     """What one update knows besides its arrays."""
 
     eta: float
+    scale: float  # of the gradient, by clipping
     h: Hyperparameters
     correction1: float  # 1 - β1ᵗ
     correction2: float  # 1 - β2ᵗ
 
 
-# One update of one block: (step, θ, g, λ, *state), in place. g is scratch from then on.
+# One update of one block: (step, θ, gradient, scratch, λ, *state), θ and state in place.
 Rule = Callable[..., None]
 
 
-def _sgd(step: _Step, theta: Array, g: Array, decay: float) -> None:
+def _clipped(step: _Step, grad: Array, s: Array) -> Array:
+    """Return the gradient after clipping: itself, or scaled in s."""
+    return grad if step.scale == 1.0 else np.multiply(grad, step.scale, out=s)
+
+
+def _decayed(step: _Step, theta: Array, grad: Array, s: Array, decay: float) -> Array:
+    """Return g + λ θ after clipping: the gradient itself, or in s."""
+    g = _clipped(step, grad, s)
+    return np.add(g, decay * theta, out=s) if decay else g
+
+
+def _sgd(step: _Step, theta: Array, grad: Array, s: Array, decay: float) -> None:
     # θ ← θ − η (g + λ θ)
-    _add_decay(g, theta, decay)
-    g *= step.eta
-    theta -= g
+    g = _decayed(step, theta, grad, s, decay)
+    np.multiply(g, step.eta, out=s)
+    theta -= s
 
 
-def _momentum(step: _Step, theta: Array, g: Array, decay: float, v: Array) -> None:
+def _momentum(step: _Step, theta: Array, grad: Array, s: Array, decay: float, v: Array) -> None:
     # v ← μ v + g;  θ ← θ − η v      (Polyak 1964)
-    _add_decay(g, theta, decay)
+    g = _decayed(step, theta, grad, s, decay)
     v *= step.h.momentum
     v += g
-    np.multiply(v, step.eta, out=g)
-    theta -= g
+    np.multiply(v, step.eta, out=s)
+    theta -= s
 
 
-def _nesterov(step: _Step, theta: Array, g: Array, decay: float, v: Array) -> None:
+def _nesterov(step: _Step, theta: Array, grad: Array, s: Array, decay: float, v: Array) -> None:
     # v ← μ v + g;  θ ← θ − η (g + μ v)      (Nesterov 1983, as in Sutskever et al. 2013)
-    _add_decay(g, theta, decay)
+    g = _decayed(step, theta, grad, s, decay)
     v *= step.h.momentum
     v += g
-    g += step.h.momentum * v
-    g *= step.eta
-    theta -= g
+    np.add(g, step.h.momentum * v, out=s)
+    s *= step.eta
+    theta -= s
 
 
-def _rmsprop(step: _Step, theta: Array, g: Array, decay: float, s: Array) -> None:
-    # s ← ρ s + (1 − ρ) g²;  θ ← θ − η g / (√s + ε)      (Tieleman and Hinton 2012)
-    _add_decay(g, theta, decay)
-    s *= step.h.rho
-    s += (1.0 - step.h.rho) * (g * g)
-    g /= np.sqrt(s) + step.h.epsilon
-    g *= step.eta
-    theta -= g
+def _rmsprop(step: _Step, theta: Array, grad: Array, s: Array, decay: float, r: Array) -> None:
+    # r ← ρ r + (1 − ρ) g²;  θ ← θ − η g / (√r + ε)      (Tieleman and Hinton 2012)
+    g = _decayed(step, theta, grad, s, decay)
+    r *= step.h.rho
+    r += (1.0 - step.h.rho) * (g * g)
+    np.divide(g, np.sqrt(r) + step.h.epsilon, out=s)
+    s *= step.eta
+    theta -= s
 
 
-def _adam_direction(step: _Step, g: Array, m: Array, v: Array) -> None:
-    # m ← β1 m + (1 − β1) g;  v ← β2 v + (1 − β2) g²;  g ← m̂ / (√v̂ + ε)
+def _adam_direction(step: _Step, g: Array, s: Array, m: Array, v: Array) -> None:
+    # m ← β1 m + (1 − β1) g;  v ← β2 v + (1 − β2) g²;  s ← m̂ / (√v̂ + ε)
     m *= step.h.beta1
     m += (1.0 - step.h.beta1) * g
-    g *= g
-    g *= 1.0 - step.h.beta2
+    np.multiply(g, g, out=s)
+    s *= 1.0 - step.h.beta2
     v *= step.h.beta2
-    v += g
-    np.multiply(v, 1.0 / step.correction2, out=g)
-    np.sqrt(g, out=g)
-    g += step.h.epsilon
-    np.divide(m, g, out=g)
-    g *= 1.0 / step.correction1
+    v += s
+    np.multiply(v, 1.0 / step.correction2, out=s)
+    np.sqrt(s, out=s)
+    s += step.h.epsilon
+    np.divide(m, s, out=s)
+    s *= 1.0 / step.correction1
 
 
-def _adam(step: _Step, theta: Array, g: Array, decay: float, m: Array, v: Array) -> None:
+def _adam(
+    step: _Step, theta: Array, grad: Array, s: Array, decay: float, m: Array, v: Array
+) -> None:
     # θ ← θ − η m̂ / (√v̂ + ε)      (Kingma and Ba 2015); decay is part of the gradient
-    _add_decay(g, theta, decay)
-    _adam_direction(step, g, m, v)
-    g *= step.eta
-    theta -= g
+    _adam_direction(step, _decayed(step, theta, grad, s, decay), s, m, v)
+    s *= step.eta
+    theta -= s
 
 
-def _adamw(step: _Step, theta: Array, g: Array, decay: float, m: Array, v: Array) -> None:
+def _adamw(
+    step: _Step, theta: Array, grad: Array, s: Array, decay: float, m: Array, v: Array
+) -> None:
     # θ ← θ − η (m̂ / (√v̂ + ε) + λ θ)      (Loshchilov and Hutter 2019)
-    _adam_direction(step, g, m, v)
-    _add_decay(g, theta, decay)
-    g *= step.eta
-    theta -= g
-
-
-def _add_decay(g: Array, theta: Array, decay: float) -> None:
+    _adam_direction(step, _clipped(step, grad, s), s, m, v)
     if decay:
-        g += decay * theta
+        s += decay * theta
+    s *= step.eta
+    theta -= s
 
 
 RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "sgd": (_sgd, ()),
     "momentum": (_momentum, ("v",)),
     "nesterov": (_nesterov, ("v",)),
-    "rmsprop": (_rmsprop, ("s",)),
+    "rmsprop": (_rmsprop, ("r",)),
     "adam": (_adam, ("m", "v")),
     "adamw": (_adamw, ("m", "v")),
 }
@@ -191,18 +202,16 @@ class Optimizer:
         """
         h = self._h
         self.products = [self.products[0] * h.beta1, self.products[1] * h.beta2]
-        step = _Step(eta, h, 1.0 - self.products[0], 1.0 - self.products[1])
         scale = clip_factor(grad, h.clip_norm) if h.clip_norm else 1.0
+        step = _Step(eta, scale, h, 1.0 - self.products[0], 1.0 - self.products[1])
         state = tuple(self.state.values())
         if self.name in LAYERWISE:
-            np.multiply(grad, scale, out=self._scratch)
-            self._update_layerwise(step, theta, self._scratch, state)
+            self._update_layerwise(step, theta, grad, state)
             return
         rule = RULES[self.name][0]
         for block, decay in self._blocks:
-            g = self._scratch[: block.stop - block.start]
-            np.multiply(grad[block], scale, out=g)
-            rule(step, theta[block], g, decay, *[vector[block] for vector in state])
+            s = self._scratch[: block.stop - block.start]
+            rule(step, theta[block], grad[block], s, decay, *[vector[block] for vector in state])
 
     def _update_layerwise(
         self, step: _Step, theta: Array, grad: Array, state: Sequence[Array]
@@ -214,29 +223,37 @@ class Optimizer:
         h = self._h
         for place, (start, end, decay) in enumerate(self._tensors):
             is_weight = place % 2 == 0
-            t, g = theta[start:end], grad[start:end]
+            t, r = theta[start:end], self._scratch[: end - start]
             vectors = [vector[start:end] for vector in state]
             pieces = [slice(i, i + BLOCK) for i in range(0, end - start, BLOCK)]
-            g_norm = norm(g)
             for p in pieces:
-                if self.name == "lamb":
-                    _adam_direction(step, g[p], *(vector[p] for vector in vectors))
-                _add_decay(g[p], t[p], decay)
+                if self.name == "lars":
+                    np.copyto(r[p], _decayed(step, t[p], grad[start:end][p], r[p], decay))
+                    continue
+                _adam_direction(
+                    step,
+                    _clipped(step, grad[start:end][p], r[p]),
+                    r[p],
+                    *(vector[p] for vector in vectors),
+                )
+                if decay:
+                    r[p] += decay * t[p]
             trust = 1.0
             if is_weight and (t_norm := norm(t)) > 0.0:
                 if self.name == "lars":
-                    below, trust = g_norm + decay * t_norm, h.trust_coefficient
+                    below = step.scale * norm(grad[start:end]) + decay * t_norm
+                    trust = h.trust_coefficient * t_norm / below if below > 0.0 else 1.0
                 else:
-                    below = norm(g)
-                trust = trust * t_norm / below if below > 0.0 else 1.0
+                    below = norm(r)
+                    trust = t_norm / below if below > 0.0 else 1.0
             for p in pieces:
-                g[p] *= step.eta * trust
+                r[p] *= step.eta * trust
                 if self.name == "lars":
                     vectors[0][p] *= h.momentum
-                    vectors[0][p] += g[p]
+                    vectors[0][p] += r[p]
                     t[p] -= vectors[0][p]
                 else:
-                    t[p] -= g[p]
+                    t[p] -= r[p]
 
 
 def norm(vector: Array) -> float:
@@ -250,7 +267,8 @@ def norm(vector: Array) -> float:
 
 
 def _square(block: Array) -> float:
-    found = float(np.dot(block, block))
+    with np.errstate(over="ignore"):
+        found = float(np.dot(block, block))
     if math.isfinite(found):
         return found
     wide = block.astype(np.float64)  # the squares of finite float32 can overflow
