@@ -254,6 +254,44 @@ def gradcheck(
     return on_all_ranks(main, mpi=False)
 
 
+@cli.command()
+@settings_arguments
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--ranks", metavar="1,2,4", help="Scaling: start these numbers of ranks in turn.")
+def bench(
+    settings: tuple[str, ...],
+    seed: int | None,
+    epochs: int | None,
+    output: str | None,
+    json_file: Path | None,
+    ranks: str | None,
+) -> int:
+    """Measure training speed: alone, under mpirun, or over numbers of ranks.
+
+    CONFIG and KEY=VALUE are as for train.
+    """
+
+    def main(world: World) -> int:
+        config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
+        import msgspec
+
+        from ddpbp import bench
+
+        found = bench.measure(config, world)
+        if world.world_size > 1:
+            found["all_reduce"] = bench.all_reduce(world)
+        if ranks:
+            found |= bench.scaling(config, settings, ranks)
+        with world.together():
+            if world.rank == 0:
+                click.echo(bench.text(found))
+                if json_file:
+                    json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        return 0
+
+    return on_all_ranks(main)
+
+
 @cli.group()
 def config() -> None:
     """Show the settings."""

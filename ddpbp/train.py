@@ -70,6 +70,8 @@ class Trainer:
         The number of updates so far.
     eta : float
         The learning rate of the last update.
+    phase : str
+        What this rank is doing: data, forward, backward, reduce, update or between.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
     """
@@ -96,7 +98,7 @@ class Trainer:
         self._merges: dict[tuple[int, int, int], list[int]] = {}
         self.optimizer = make_optimizer(config, self.network)
         self.schedule = make_schedule(config, self.batches.steps_per_epoch)
-        self.step = 0
+        self.step, self.phase = 0, "between"
         self.eta = self.learning_rate()
         self.canary = self._canary()
         require_equal(
@@ -112,6 +114,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> float:
         """Run one step of gradient descent over all ranks; return the batch's mean loss."""
+        self.phase = "data"
         load(
             self.backprop,
             self.dataset.train,
@@ -122,19 +125,24 @@ class Trainer:
         merges = self._my_merges(batch)
         rows = self.reducer.nodes(batch.leaf_count)
 
+        self.phase = "forward"
         self.backprop.forward(self.theta, self.step, batch.first)
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
+        self.phase = "backward"
         for l in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
             start_W, _, end = self.network.spans[l - 1]
             self.reducer.start(start_W, end)
+        self.phase = "reduce"
         reduced = self.reducer.finish(batch.leaf_count)
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
             self._raise_diverged(batch, reduced.grad)
+        self.phase = "update"
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
         self.step += 1
+        self.phase = "between"
         return loss
 
     def learning_rate(self) -> float:

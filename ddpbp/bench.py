@@ -1,0 +1,247 @@
+"""How fast a configuration is, and where the time goes."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpbp.build import open_dataset
+from ddpbp.comm.reduce import make_reducer
+from ddpbp.comm.reducer import Layout
+from ddpbp.comm.world import World
+from ddpbp.config import Config
+from ddpbp.errors import ConfigError
+from ddpbp.nn.backprop import GRADIENT_ROWS, Array, Backprop
+from ddpbp.nn.network import Parameters
+from ddpbp.train import Trainer
+
+PHASES = ("data", "forward", "backward", "reduce", "update")
+REPEATS = 5
+REPEAT_SECONDS = 0.5
+ALL_REDUCE_BYTES = (4_096, 65_536, 400_000, 4_000_000, 48_000_000)
+
+
+class TimedTrainer(Trainer):
+    """A trainer that adds up the seconds of its phases."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.seconds = dict.fromkeys((*PHASES, "between"), 0.0)
+        self._phase, self._since = "between", time.perf_counter()
+        super().__init__(*arguments)
+
+    @property
+    def phase(self) -> str:
+        """What is being done now."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[self._phase] += now - self._since
+        self._phase, self._since = name, now
+
+
+def measure(config: Config, world: World) -> dict[str, Any]:
+    """Measure training steps of a configuration on the ranks there are.
+
+    Returns
+    -------
+    dict
+        Medians over the repeats: examples_per_second, seconds_per_step by phase, gemm_fraction
+        (bare matrix products at leaf shapes over the whole step) and gemm_fraction_one_leaf (the
+        same with this rank's leaves as one), world_size, and what was measured.
+    """
+    dataset = open_dataset(config, world)
+    trainer = TimedTrainer(config, dataset, world)
+    batch = next(trainer.batches.epoch(0))
+    run_steps(trainer, 3)
+    seconds = min(world.all_gather_object(run_steps(trainer, 5)["step"]))
+    steps = max(3, int(REPEAT_SECONDS / seconds))
+    rows = max(1, batch.rows)
+
+    def bare(shapes: Sequence[tuple[int, int]], gradient_rows: int) -> Callable[[], float]:
+        workspace = Backprop(trainer.network, trainer.backprop.loss, rows)
+        return gemm(workspace, trainer.theta, shapes, gradient_rows)
+
+    leaf_gemm, whole_gemm = bare(batch.shapes, GRADIENT_ROWS), bare(((1, rows),), 2**30)
+    found: list[dict[str, float]] = []
+    for _ in range(REPEATS):
+        one = run_steps(trainer, steps)
+        one["gemm"], one["gemm_one_leaf"] = leaf_gemm(), whole_gemm()
+        found.append(one)
+    median = {key: statistics.median(one[key] for one in found) for key in found[0]}
+    step = median["step"]
+    return {
+        "examples_per_second": config.batch_size / step,
+        "gemm_fraction": statistics.median(one["gemm"] / one["step"] for one in found),
+        "gemm_fraction_one_leaf": statistics.median(
+            one["gemm_one_leaf"] / one["step"] for one in found
+        ),
+        "seconds_per_step": {"all": step} | {phase: median[phase] for phase in PHASES},
+        "world_size": world.world_size,
+        "network": list(trainer.network.sizes),
+        "batch_size": config.batch_size,
+        "micro_batch_size": config.leaf_size,
+        "repeats": REPEATS,
+        "steps": steps,
+    }
+
+
+def run_steps(trainer: TimedTrainer, steps: int) -> dict[str, float]:
+    """Run full batches; return the seconds of one step, in all and by phase."""
+    trainer.seconds = dict.fromkeys(trainer.seconds, 0.0)
+    began, done, epoch = time.perf_counter(), 0, 0
+    while done < steps:
+        for batch in trainer.batches.epoch(epoch):
+            if batch.examples < trainer.config.batch_size and epoch + done:
+                continue
+            trainer.train_step(batch)
+            done += 1
+            if done == steps:
+                break
+        epoch += 1
+    step = (time.perf_counter() - began) / steps
+    phases = {phase: seconds / steps for phase, seconds in trainer.seconds.items()}
+    # Finding the indices of a batch happens between two steps: it is data.
+    return {"step": step} | phases | {"data": phases["data"] + phases["between"]}
+
+
+def gemm(
+    backprop: Backprop,
+    theta: Parameters,
+    shapes: Sequence[tuple[int, int]],
+    gradient_rows: int,
+) -> Callable[[], float]:
+    """Return a function that times the bare matrix products of one step, in seconds."""
+    network = backprop.network
+    calls: list[tuple[Array, Array, Array]] = []
+    for stack in backprop.arrange(shapes):
+        for array in (stack.x, *stack.passed, *stack.delta):
+            array.fill(0.5)
+        for l in range(1, network.L + 1):
+            n, n_in = network.sizes[l], network.sizes[l - 1]
+            dW = np.empty((min(n, gradient_rows), n_in), network.dtype)
+            for piece in stack.pieces[l]:
+                calls.append((theta.W[l], piece.below, piece.z))
+                if l < network.L:
+                    calls.append((theta.W[l + 1].T, piece.delta_above, piece.delta))
+            for delta, below in zip(stack.delta[l], stack.passed[l - 1], strict=True):
+                for start in range(0, n, gradient_rows):
+                    rows = delta[start : start + gradient_rows]
+                    calls.append((rows, below.T, dW[: len(rows)]))
+
+    def run() -> float:
+        began = time.perf_counter()
+        for left, right, out in calls:
+            np.matmul(left, right, out=out)
+        return time.perf_counter() - began
+
+    return lambda: statistics.median(run() for _ in range(5))
+
+
+def all_reduce(world: World) -> list[dict[str, float]]:
+    """Time the reduction of float32 vectors against `MPI.Allreduce` over sizes."""
+    comm = getattr(world, "comm", None)
+    found = []
+    for bytes_ in ALL_REDUCE_BYTES:
+        layout = Layout(bytes_ // 4, np.dtype(np.float32), 1, (world.world_size,))
+        reducer = make_reducer(world, layout)
+        reducer.node_grads[:] = 1.0
+        out = np.ones(bytes_ // 4, np.float32)
+        send = np.ones_like(out)
+        repeats = max(5, min(500, 100_000_000 // bytes_))
+
+        def ours(reducer: Any = reducer) -> None:
+            reducer.nodes(world.world_size)
+            reducer.finish(world.world_size)
+
+        def theirs(send: Any = send, out: Any = out) -> None:
+            assert comm is not None
+            comm.Allreduce(send, out)
+
+        rounds = [(_time(ours, repeats), _time(theirs, repeats) if comm else 0.0) for _ in range(5)]
+        mine, mpi = (statistics.median(side) for side in zip(*rounds, strict=True))
+        found.append({"bytes": bytes_, "seconds": mine, "mpi_seconds": mpi})
+    return found
+
+
+def _time(call: Callable[[], None], repeats: int) -> float:
+    call()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - began) / repeats
+
+
+def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, Any]:
+    """Run this benchmark under mpiexec for each number of ranks.
+
+    Strong scaling keeps the batch, weak scaling the batch of one rank.
+
+    Parameters
+    ----------
+    config : Config
+    settings : sequence of str
+        The arguments `config` was made from.
+    ranks : str
+        Numbers of ranks, as in "1,2,4".
+    """
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", ranks):
+        raise ConfigError(f"--ranks {ranks}: expected numbers of ranks, as in 1,2,4")
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    if not mpiexec.exists():
+        raise ConfigError(f"no mpiexec beside {sys.executable}; pip install 'ddpbp[mpich]'")
+    found: dict[str, Any] = {"strong_scaling": [], "weak_scaling": []}
+    for count in map(int, ranks.split(",")):
+        for kind, batch in (("strong", config.batch_size), ("weak", config.batch_size * count)):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "bench.json"
+                line = [str(mpiexec), "-n", str(count), sys.executable, "-m", "ddpbp", "bench"]
+                line += [*settings, f"batch_size={batch}", "--json", str(file)]
+                environment = os.environ | {
+                    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"
+                }
+                done = subprocess.run(line, capture_output=True, text=True, env=environment)
+                if done.returncode:
+                    raise ConfigError(f"{count} ranks cannot run: {done.stderr.strip()}")
+                found[f"{kind}_scaling"].append(json.loads(file.read_text()))
+    return found
+
+
+def text(found: dict[str, Any]) -> str:
+    """Describe a measurement in a few lines."""
+    step = found["seconds_per_step"]
+    lines = [
+        f"network {'-'.join(map(str, found['network']))}, batch {found['batch_size']} in leaves of "
+        f"{found['micro_batch_size']}, {found['world_size']} rank(s); medians of "
+        f"{found['repeats']} × {found['steps']} steps",
+        f"{found['examples_per_second']:,.0f} examples/s, {step['all'] * 1e3:.3f} ms a step",
+        "  ".join(f"{phase} {step[phase] / step['all']:.0%}" for phase in PHASES),
+        f"bare GEMM time is {found['gemm_fraction']:.0%} of the step at leaf shapes, "
+        f"{found['gemm_fraction_one_leaf']:.0%} as one leaf",
+    ]
+    for row in found.get("all_reduce", []):
+        if row["mpi_seconds"]:
+            lines.append(
+                f"all-reduce {row['bytes']:>11,} bytes  {row['seconds'] * 1e6:>10,.0f} µs  "
+                f"MPI.Allreduce {row['mpi_seconds'] * 1e6:>10,.0f} µs  "
+                f"{row['mpi_seconds'] / row['seconds']:.2f} ×"
+            )
+    for kind in ("strong", "weak"):
+        rows = found.get(f"{kind}_scaling", [])
+        for row in rows:
+            ratio = row["examples_per_second"] / rows[0]["examples_per_second"]
+            lines.append(
+                f"{kind} scaling  {row['world_size']:>3} rank(s)  batch {row['batch_size']:>6}  "
+                f"{row['examples_per_second']:>12,.0f} examples/s  {ratio:.2f} ×"
+            )
+    return "\n".join(lines)
