@@ -19,7 +19,7 @@ _HOMES = {
     "Network": "ddpbp.nn.network",
     "Parameters": "ddpbp.nn.network",
     "Trained": "ddpbp.train",
-    "Trainer": "ddpbp.train",
+    "Trainer": "ddpbp.trainer",
     "World": "ddpbp.comm.world",
     "initialize": "ddpbp.nn.network",
     "join": "ddpbp.comm.world",

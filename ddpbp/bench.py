@@ -22,7 +22,7 @@ from ddpbp.config import Config
 from ddpbp.errors import ConfigError
 from ddpbp.nn.backprop import GRADIENT_ROWS, Array, Backprop
 from ddpbp.nn.network import Parameters
-from ddpbp.train import Trainer
+from ddpbp.trainer import Trainer
 
 PHASES = ("data", "forward", "backward", "reduce", "update")
 REPEATS = 5

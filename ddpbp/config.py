@@ -140,6 +140,8 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """Examples of one leaf, the unit of work; auto is an eighth of batch_size, rounded up."""
     output: str = "runs/{name}"
     """The run folder; {name} is the configuration file's stem."""
+    threads: Count | Literal["auto"] = "auto"
+    """Threads of each process, each with leaves of its own; auto: as many as are worth it."""
     kernel: Literal["native", "haswell"] = "native"
     """BLAS kernel: the machine's own, or one that all x86 machines since 2013 share."""
     log_every_steps: Annotated[int, Meta(ge=0)] = 0

@@ -1,39 +1,27 @@
 """Training: the loop, readable as prose."""
 
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ddpbp import checkpoint, draws, pin, tree
-from ddpbp.build import (
-    load,
-    make_backprop,
-    make_network,
-    make_optimizer,
-    make_schedule,
-    open_dataset,
-)
+from ddpbp import checkpoint, pin, tree
+from ddpbp.build import make_network, open_dataset
 from ddpbp.checkpoint import Model
-from ddpbp.comm.reduce import make_reducer
-from ddpbp.comm.reducer import Layout
-from ddpbp.comm.watch import digest, require_equal, require_in_step
+from ddpbp.comm import threads
+from ddpbp.comm.watch import digest
 from ddpbp.comm.world import World
 from ddpbp.config import Config, to_toml
-from ddpbp.data.batches import Batch, Batches
 from ddpbp.data.dataset import Dataset
-from ddpbp.errors import ConfigError, Diverged
+from ddpbp.errors import ConfigError
 from ddpbp.evaluate import Evaluator
-from ddpbp.nn.network import initialize
-from ddpbp.nn.schedules import factor
 from ddpbp.report import Printed, Report
+from ddpbp.trainer import Trainer
 
-Array = npt.NDArray[Any]
+# A leaf's forward and backward take 6 operations per parameter and example.
+THREAD_FLOPS = 20_000_000
 
 
 def require_enough_leaves(config: Config, world_size: int) -> None:
@@ -53,168 +41,6 @@ def require_enough_leaves(config: Config, world_size: int) -> None:
         )
 
 
-class Trainer:
-    """One rank of a run: its weights, its share of the data, its part in every step.
-
-    Parameters
-    ----------
-    config : Config
-    dataset : Dataset
-    world : World
-
-    Attributes
-    ----------
-    theta : Parameters
-        The weights; after every step the same bits on every rank.
-    step : int
-        The number of updates so far.
-    eta : float
-        The learning rate of the last update.
-    phase : str
-        What this rank is doing: data, forward, backward, reduce, update or between.
-    canary : str
-        A hash over one leaf's forward and backward pass on synthetic data.
-    """
-
-    def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
-        self.config, self.dataset, self.world = config, dataset, world
-        self.network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
-        self.theta = initialize(self.network, config.model.initialization, config.seed)
-        self.batches = Batches(
-            len(dataset.train),
-            config.batch_size,
-            config.leaf_size,
-            config.seed,
-            world.rank,
-            world.world_size,
-        )
-        capacity = max(self.batches.capacity, config.leaf_size)  # a canary is one full leaf
-        self.backprop = make_backprop(config, self.network, capacity)
-        layout = Layout(
-            self.network.parameter_count, self.network.dtype, 1, self.batches.leaf_counts
-        )
-        self.reducer = make_reducer(world, layout, pin.notes.append)
-        self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
-        self._merges: dict[tuple[int, int, int], list[int]] = {}
-        self.optimizer = make_optimizer(config, self.network)
-        self.schedule = make_schedule(config, self.batches.steps_per_epoch)
-        self.step, self.phase = 0, "between"
-        self.eta = self.learning_rate()
-        self.canary = self._canary()
-        require_equal(
-            world,
-            "canary (forward and backward on synthetic data)",
-            self.canary,
-            'the machines compute different bits; set kernel = "haswell", or use equal machines '
-            "with equal versions of Python, NumPy and ddpbp",
-        )
-        require_equal(
-            world, "initial weights", digest([self.theta.flat]), "use equal versions everywhere"
-        )
-
-    def train_step(self, batch: Batch) -> float:
-        """Run one step of gradient descent over all ranks; return the batch's mean loss."""
-        self.phase = "data"
-        load(
-            self.backprop,
-            self.dataset.train,
-            batch.indices,
-            batch.shapes,
-            self.config.loss.label_smoothing,
-        )
-        merges = self._my_merges(batch)
-        rows = self.reducer.nodes(batch.leaf_count)
-
-        self.phase = "forward"
-        self.backprop.forward(self.theta, self.step, batch.first)
-        self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
-        self.phase = "backward"
-        for l in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
-            start_W, _, end = self.network.spans[l - 1]
-            self.reducer.start(start_W, end)
-        self.phase = "reduce"
-        reduced = self.reducer.finish(batch.leaf_count)
-
-        loss = float(reduced.statistics[0]) / batch.examples
-        if not (math.isfinite(loss) and reduced.finite):
-            self._raise_diverged(batch, reduced.grad)
-        self.phase = "update"
-        self.eta = self.learning_rate()
-        self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
-        self.step += 1
-        self.phase = "between"
-        return loss
-
-    def learning_rate(self) -> float:
-        """Return η of the coming step."""
-        o = self.config.optimizer
-        scale = self.config.batch_size / o.base_batch_size if o.base_batch_size else 1.0
-        return o.learning_rate * scale * factor(self.config.schedule.name, self.step, self.schedule)
-
-    def require_in_step(self) -> None:
-        """Stop the run unless every rank holds the same weights and optimizer state."""
-        tensors = {"theta": self.theta.flat}
-        tensors |= {f"optimizer {k}": v for k, v in self.optimizer.state.items()}
-        require_in_step(self.world, self.step, tensors)
-
-    def _my_merges(self, batch: Batch) -> Sequence[int]:
-        where = (batch.leaf_count, *batch.leaves)
-        if where not in self._merges:
-            leaves = ((i, i + 1) for i in range(*batch.leaves))
-            self._merges[where], _ = tree.fold(leaves, batch.leaf_count)
-        return self._merges[where]
-
-    def _raise_diverged(self, batch: Batch, grad: Array) -> None:
-        """Find the first layer that is not finite, over all ranks; nobody's weights were touched.
-
-        Raises
-        ------
-        Diverged
-            On every rank.
-        """
-        self.backprop.forward(self.theta, self.step, batch.first)
-        mine: tuple[int, int, str] | None = None
-        row = batch.first
-        for stack in self.backprop.stacks:
-            for i in range(stack.count):
-                for l in range(1, self.network.L + 1):
-                    if not np.isfinite(stack.z[l][i]).all() and (mine is None or (l, row) < mine):
-                        rows = f"rows {row} to {row + stack.size - 1} of the batch"
-                        mine = (l, row, f"z of layer {l}, {rows}")
-                row += stack.size
-        found = [place for place in self.world.all_gather_object(mine) if place]
-        if found:
-            what = min(found)[2]
-        else:
-            layers = [
-                l
-                for l, (s, _, e) in enumerate(self.network.spans, 1)
-                if not np.isfinite(grad[s:e]).all()
-            ]
-            what = f"the gradient of layer {layers[-1]}" if layers else "the loss"
-        epoch = self.step // self.batches.steps_per_epoch + 1
-        raise Diverged(
-            f"epoch {epoch}, step {self.step + 1}: {what} is not finite; the weights are those of "
-            f"step {self.step}. Lower optimizer.learning_rate (now {self.learning_rate():g}), set "
-            "optimizer.clip_norm, or check the scale of the data"
-        )
-
-    def _canary(self) -> str:
-        size = self.config.leaf_size
-        (stack,) = self.backprop.arrange(((1, size),))
-        n = stack.x.size
-        values = draws.uniform(draws.key(draws.CANARY), np.arange(n, dtype=np.uint64))
-        stack.x[...] = (2.0 * values - 1.0).reshape(stack.x.shape)
-        stack.y[...] = 0.0
-        stack.y[:, 0] = 1.0
-        self.backprop.forward(self.theta, 0)
-        losses = self.backprop.losses()
-        flat = np.empty((1, self.network.parameter_count), self.network.dtype)
-        for _ in self.backprop.backward(self.theta, [self.network.views(flat[0])], [0], size):
-            pass
-        return digest([np.array(losses), stack.a[-1], flat])
-
-
 @dataclass(frozen=True)
 class Trained:
     """The outcome of a run.
@@ -230,7 +56,6 @@ class Trained:
     result: dict[str, Any]
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for, and told, by us
 def train(
     config: Config,
     world: World | None = None,
@@ -266,6 +91,39 @@ def train(
         if folder and world.rank == 0:
             checkpoint.make_run_folder(folder, overwrite=overwrite)
     dataset = open_dataset(config, world)
+
+    def on_thread(team: World) -> Trained:
+        return _run(config, dataset, team, world.world_size, folder, fast_dev_run=fast_dev_run)
+
+    parameters = make_network(config, dataset.train.x.shape[1], dataset.outputs).parameter_count
+    return threads.run(world, choose_threads(config, parameters, world), on_thread)
+
+
+def choose_threads(config: Config, parameters: int, world: World) -> int:
+    """Return the threads of each process: as configured, or the cores there are for it.
+
+    Threads are worth their meetings only if a leaf is big enough: `THREAD_FLOPS`, measured.
+    """
+    leaves = tree.leaf_count(config.batch_size, config.leaf_size) // world.world_size
+    if config.threads != "auto":
+        require_enough_leaves(config, world.world_size * config.threads)
+        return config.threads
+    big = 6 * parameters * config.leaf_size >= THREAD_FLOPS
+    mine = min(threads.cores() // world.local_size, leaves) if big else 1
+    fewest: int = min(world.all_gather_object(max(1, mine)))
+    return fewest
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for, and told, by us
+def _run(
+    config: Config,
+    dataset: Dataset,
+    world: World,
+    processes: int,
+    folder: Path | None,
+    *,
+    fast_dev_run: bool,
+) -> Trained:
     trainer = Trainer(config, dataset, world)
     evaluator = Evaluator(config, trainer.network, world)
     with world.together():
@@ -277,8 +135,9 @@ def train(
             report.open(folder / checkpoint.METRICS)
         for note in pin.notes:
             report.say(f"note: {note}")
-        report.say(_headline(config, trainer))
-        result = _run(config, trainer, evaluator, report, fast_dev_run=fast_dev_run)
+        report.say(_headline(config, trainer, processes))
+        result = _learn(config, trainer, evaluator, report, fast_dev_run=fast_dev_run)
+        result |= {"world_size": processes, "threads": world.world_size // processes}
         model = Model(
             config, trainer.network, trainer.theta, dataset.classes, dataset.standardization
         )
@@ -290,7 +149,7 @@ def train(
     return Trained(model, result)
 
 
-def _run(
+def _learn(
     config: Config,
     trainer: Trainer,
     evaluator: Evaluator,
@@ -337,7 +196,6 @@ def _run(
         "steps": trainer.step,
         "examples": examples,
         "examples_per_second": examples / seconds if seconds else None,
-        "world_size": trainer.world.world_size,
         "parameters": trainer.network.parameter_count,
         "canary_sha256": trainer.canary,
     }
@@ -350,15 +208,17 @@ def _scores(name: str, evaluator: Evaluator, trainer: Trainer) -> dict[str, floa
     return {f"{name}_{key}": v for key, v in evaluator.score(trainer.theta, part).items()}
 
 
-def _headline(config: Config, trainer: Trainer) -> str:
+def _headline(config: Config, trainer: Trainer, processes: int) -> str:
     sizes = "-".join(str(n) for n in trainer.network.sizes)
-    ranks = trainer.world.world_size
+    ranks = f"{processes} rank" + "s" * (processes > 1)
+    if (count := trainer.world.world_size // processes) > 1:
+        ranks += f" of {count} threads"
     leaves = tree.leaf_count(config.batch_size, config.leaf_size)
     return (
         f"{trainer.dataset.description}\n"
         f"network {sizes}, {trainer.network.parameter_count:,} parameters; "
         f"{len(trainer.dataset.train):,} examples in batches of {config.batch_size} "
-        f"({leaves} leaves) on {ranks} {'rank' if ranks == 1 else 'ranks'}"
+        f"({leaves} leaves) on {ranks}"
     )
 
 

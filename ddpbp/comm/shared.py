@@ -1,14 +1,10 @@
 """Reducers for the ranks of one machine, through memory that all of them see.
 
 Every rank writes the sums of its nodes where the others can read them; nothing is copied to be
-sent. The memory is a file under /dev/shm that is deleted as soon as everybody has mapped it, so
-that a killed run leaves nothing behind.
+sent.
 """
 
-import errno
 import mmap
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,52 +12,6 @@ import numpy as np
 from ddpbp import tree
 from ddpbp.comm.reducer import BLOCK, Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
 from ddpbp.comm.world import World
-
-FOLDER = Path("/dev/shm")
-
-
-def share(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
-    """Map memory that all ranks of this node see.
-
-    The pages are reserved before they are used: a /dev/shm that is too small (64 MB in a
-    container) is a refusal here, not a bus error later.
-
-    Returns
-    -------
-    memory : (local_size, bytes_per_rank) uint8 or None
-        None, on all ranks of all nodes, if one of them could not have it.
-    reason : str
-        Why not.
-    """
-    page = mmap.PAGESIZE
-    each = -(-bytes_per_rank // page) * page
-    name = None
-    if world.local_rank == 0:
-        name = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(4).hex()}"
-    names = world.all_gather_object((world.node, name))
-    path = next(found for node, found in names if node == world.node and found)
-    memory: Array | None = None
-    reason = ""
-    file = -1
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(file, world.local_rank * each, each)
-    except OSError as error:
-        needed = each * world.local_size / 2**20
-        reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
-        if error.errno == errno.ENOSPC:
-            reason += "; enlarge it, as with docker run --shm-size=1g"
-    reasons = [r for r in world.all_gather_object(reason) if r]
-    if not reasons:
-        mapped = mmap.mmap(file, each * world.local_size)
-        memory = np.frombuffer(mapped, np.uint8).reshape(world.local_size, each)
-        memory = memory[:, :bytes_per_rank]
-    if file >= 0:
-        os.close(file)
-    world.all_gather_object(None)  # everybody has mapped it
-    if world.local_rank == 0:
-        path.unlink(missing_ok=True)
-    return memory, reasons[0] if reasons else ""
 
 
 class Shared(Reducer):
@@ -86,7 +36,7 @@ class Shared(Reducer):
     @classmethod
     def make(cls, world: World, layout: Layout) -> "tuple[Shared | None, str]":
         """Return the reducer, or None and the reason why this machine cannot have it."""
-        memory, reason = share(world, cls._rows_bytes(world, layout))
+        memory, reason = world.share(cls._rows_bytes(world, layout))
         return (None if memory is None else cls(world, layout, memory)), reason
 
     def _sum_statistics(self, size: int) -> Any:
@@ -131,8 +81,8 @@ class SharedSlices(Shared):
     def make(cls, world: World, layout: Layout) -> tuple[Shared | None, str]:
         slice_bytes = -(-layout.grad_bytes // world.world_size)
         pages = -(-slice_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory, reason = share(world, -(-cls._rows_bytes(world, layout) // 8) * 8 + 8)
-        sums, reason = share(world, pages) if memory is not None else (None, reason)
+        memory, reason = world.share(-(-cls._rows_bytes(world, layout) // 8) * 8 + 8)
+        sums, reason = world.share(pages) if memory is not None else (None, reason)
         if memory is None or sums is None:
             return None, reason
         return cls(world, layout, memory, sums), ""

@@ -55,6 +55,19 @@ class World:
     def local_barrier(self) -> None:
         """Wait for all ranks of this node."""
 
+    def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
+        """Return memory that all ranks of this node see, or None and the reason why not.
+
+        Returns
+        -------
+        memory : (local_size, bytes_per_rank) uint8 or None
+            None on all ranks of all nodes, if one of them could not have it.
+        reason : str
+        """
+        import numpy as np
+
+        return np.zeros((1, bytes_per_rank), np.uint8), ""
+
     def all_gather_object(self, value: Any) -> list[Any]:
         """Return every rank's small object, in rank order."""
         return [value]
@@ -134,6 +147,11 @@ class MpiWorld(World):
         self.node, self.node_count = leaders.index(leader), len(leaders)
 
     shares_memory = True
+
+    def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
+        from ddpbp.comm.pages import map_pages
+
+        return map_pages(self, bytes_per_rank)
 
     def local_barrier(self) -> None:
         self.local_comm.Barrier()

@@ -45,7 +45,7 @@ def make_ddpbp(net: str, leaves: int) -> Step:
     """One rank of ddpbp; `leaves` of a batch."""
     from ddpbp import join, resolve
     from ddpbp.build import open_dataset
-    from ddpbp.train import Trainer
+    from ddpbp.trainer import Trainer
 
     sizes, batch, examples = shape(net)
     config = resolve(

@@ -1,0 +1,59 @@
+"""Memory that the processes of one machine share.
+
+It is a file under /dev/shm, deleted as soon as everybody has mapped it, so that a killed run leaves
+nothing behind.
+"""
+
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ddpbp.comm.world import Array, World
+
+FOLDER = Path("/dev/shm")
+
+
+def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
+    """Map memory that all processes of this node see.
+
+    The pages are reserved before they are used: a /dev/shm that is too small (64 MB in a
+    container) is a refusal here, not a bus error later.
+
+    Returns
+    -------
+    memory : (local_size, bytes_per_rank) uint8 or None
+        None, on all ranks of all nodes, if one of them could not have it.
+    reason : str
+        Why not.
+    """
+    each = -(-bytes_per_rank // mmap.PAGESIZE) * mmap.PAGESIZE
+    name = None
+    if world.local_rank == 0:
+        name = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(4).hex()}"
+    names = world.all_gather_object((world.node, name))
+    path = next(found for node, found in names if node == world.node and found)
+    memory: Array | None = None
+    reason = ""
+    file = -1
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(file, world.local_rank * each, each)
+    except OSError as error:
+        needed = each * world.local_size / 2**20
+        reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
+        if error.errno == errno.ENOSPC:
+            reason += "; enlarge it, as with docker run --shm-size=1g"
+    reasons = [r for r in world.all_gather_object(reason) if r]
+    if not reasons:
+        mapped = mmap.mmap(file, each * world.local_size)
+        memory = np.frombuffer(mapped, np.uint8).reshape(world.local_size, each)
+        memory = memory[:, :bytes_per_rank]
+    if file >= 0:
+        os.close(file)
+    world.all_gather_object(None)  # everybody has mapped it
+    if world.local_rank == 0:
+        path.unlink(missing_ok=True)
+    return memory, reasons[0] if reasons else ""
