@@ -5,7 +5,6 @@ sent.
 """
 
 import mmap
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,9 @@ class Shared(Reducer):
         rows = self.sets * self.node_count
         every = memory[:, : rows * layout.row_bytes].reshape(world.local_size, rows, -1)
         self._all_grads, self._all_statistics = self._parts(every)
+        self._views: dict[tuple[int, int], tuple[list[Array], list[Array]]] = {}
+        self._statistics = np.zeros(layout.statistics)
+        self._sum_statistics = TreeSum(layout.statistics, self._statistics.dtype)
 
     def _allocate(self, rows: int) -> Array:
         mine = self._bytes[self.world.rank, : rows * self.layout.row_bytes]
@@ -39,10 +41,15 @@ class Shared(Reducer):
         memory, reason = world.share(cls._rows_bytes(world, layout))
         return (None if memory is None else cls(world, layout, memory)), reason
 
-    def _sum_statistics(self, size: int) -> Any:
-        values = [value.copy() for value in self._in_order(self._all_statistics, size)]
-        (statistics,) = tree.accumulate(values, self.programs[size][1])
-        return statistics
+    def _nodes_of_all(self, size: int) -> tuple[list[Array], list[Array]]:
+        """Return gradients and statistics of the nodes of all ranks, in tree order."""
+        where = (size, self._set)
+        if where not in self._views:
+            self._views[where] = (
+                self._in_order(self._all_grads, size),
+                self._in_order(self._all_statistics, size),
+            )
+        return self._views[where]
 
 
 class SharedSmall(Shared):
@@ -60,9 +67,11 @@ class SharedSmall(Shared):
 
     def finish(self, size: int) -> Reduced:
         self.world.local_barrier()
-        nodes, merges = self._in_order(self._all_grads, size), self.programs[size][1]
+        nodes, statistics = self._nodes_of_all(size)
+        merges = self.programs[size][1]
         self._sum(nodes, merges, self._grad)
-        return Reduced(self._grad, self._sum_statistics(size), is_finite(self._grad))
+        self._sum_statistics(statistics, merges, self._statistics)
+        return Reduced(self._grad, self._statistics, is_finite(self._grad))
 
 
 class SharedSlices(Shared):
@@ -88,7 +97,8 @@ class SharedSlices(Shared):
         return cls(world, layout, memory, sums), ""
 
     def finish(self, size: int) -> Reduced:
-        nodes, merges = self._in_order(self._all_grads, size), self.programs[size][1]
+        nodes, statistics = self._nodes_of_all(size)
+        merges = self.programs[size][1]
         self.world.local_barrier()  # all rows are written
         finite, begin = True, self._begin
         for out in blocks(self._mine):
@@ -97,6 +107,6 @@ class SharedSlices(Shared):
             finite &= is_finite(out)
             begin = end
         self._flags[self.world.rank] = finite
-        statistics = self._sum_statistics(size)
+        self._sum_statistics(statistics, merges, self._statistics)
         self.world.local_barrier()  # all slices are summed
-        return Reduced(self._grad, statistics, bool(self._flags.all()))
+        return Reduced(self._grad, self._statistics, bool(self._flags.all()))
