@@ -32,7 +32,7 @@ def read_source(config: Config, path: str | None = None) -> Source:
         path or data.source,
         format=None if path and not Path(path).is_dir() else data.format,
         task=task_of(config),
-        target=data.target,
+        target=None if data.target is None else str(data.target),
         folder=data.folder,
         examples=data.examples,
         features=data.features,

@@ -41,7 +41,7 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The fraction held out of training to watch it, or a path."""
     test: Share | str | None = None
     """The fraction held out for the test, or a path; by default the source's own test part."""
-    target: str | None = None
+    target: str | int | None = None
     """The column (name or index) or array that holds the targets; several columns as "a,b"."""
     task: Task | None = None
     """What the targets are; told from the loss if absent."""

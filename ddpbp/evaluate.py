@@ -122,11 +122,12 @@ def predict_file(path: Path, data: Path, output: Path | None, world: World) -> N
         model = load_model(path)
         if output is not None and output.suffix not in (".csv", ".npy"):
             raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
+        target = model.config.data.target
         x = read_features(
             data,
             format=None,
             features=model.network.sizes[0],
-            target=model.config.data.target,
+            target=None if target is None else str(target),
         )
     evaluator = Evaluator(model.config, model.network, world)
     a = evaluator.predict(model.theta, _scaled(model, x))

@@ -192,7 +192,6 @@ def test_features_to_predict_from_come_with_or_without_targets(tmp_path):
 
 NAN = np.where(X == 7, np.nan, X)
 BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
-    "one class": ("npy", npy(np.c_[X, 0 * Y]), {}, "all 6 training examples are of one class"),
     "empty npy": ("npy", npy(np.empty((0, 3))), {}, "no examples"),
     "no bytes": ("npy", b"", {}, "cut short"),
     "truncated npy": ("npy", npy(X)[:-5], {}, "cut short"),
@@ -252,7 +251,6 @@ def test_bad_file_ends_in_one_message(tmp_path, suffix, content, options, fault)
         (gzip.compress(IMAGES)[:-4], LABELS, "train-images: cut short"),
         (IMAGES, LABELS + b"\0", "train-labels: too long"),
         (IMAGES, idx([0, 1]), "6 rows of features but 2 of labels"),
-        (IMAGES, idx([1] * 6), "one class"),
     ],
 )
 def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):

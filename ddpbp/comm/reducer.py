@@ -161,7 +161,9 @@ class TreeSum:
 
 def is_finite(block: Array) -> bool:
     """Tell whether every element is finite; one dot product unless there is doubt."""
-    return math.isfinite(np.dot(block, block)) or bool(np.isfinite(block).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = np.dot(block, block)
+    return math.isfinite(square) or bool(np.isfinite(block).all())
 
 
 def blocks(vector: Array) -> list[Array]:

@@ -257,7 +257,7 @@ class Optimizer:
 
 
 def norm(vector: Array) -> float:
-    """Return the Euclidean norm, summed in float64 over blocks of `BLOCK` along the tree.
+    """Return the Euclidean norm: blocks of `BLOCK` elements, summed along the tree.
 
     Whatever the number of ranks or buckets, the blocks are the same.
     """

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def make_torch(net: str, *, ddp: bool) -> Step:
     torch.manual_seed(0)
     sizes, batch, examples = shape(net)
     layers: list[nn.Module] = []
-    for n_in, n in zip(sizes, sizes[1:], strict=False):
+    for n_in, n in pairwise(sizes):
         layers += [nn.Linear(n_in, n), nn.ReLU()]
     model: nn.Module = nn.Sequential(*layers[:-1])
     ranks = 1
@@ -143,7 +144,8 @@ def make_sklearn(net: str) -> Step:
         model.max_iter = max(1, steps * batch // examples)
         began = time.perf_counter()
         model.fit(x, y)
-        return (time.perf_counter() - began) * steps * batch / (model.max_iter * examples)
+        took = time.perf_counter() - began
+        return took * steps * batch / (int(model.max_iter) * examples)
 
     return run
 
@@ -193,7 +195,7 @@ class Job:
         """Return the seconds of the slowest worker."""
         for worker in self._workers:
             worker.send(steps)
-        return max(worker.recv() for worker in self._workers)
+        return max(float(worker.recv()) for worker in self._workers)
 
     def close(self) -> None:
         """Let the processes end."""

@@ -1,0 +1,240 @@
+"""What the tests share: one BLAS thread, guard rails under mpirun, and ways to start ranks."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import pytest
+
+from ddpbp import pin
+from ddpbp.comm.world import launched
+
+pin.threads()  # before a test imports NumPy
+
+HERE = launched()  # (rank, ranks) if this pytest was itself started by mpirun
+TIMEOUT_SECONDS = 60
+
+
+class MpiGuard:
+    """Under mpirun, one rank's fault ends the run at once, with that rank's own report.
+
+    Tests stay in step by a barrier after each, on a communicator that they cannot reach. Rank 0
+    alone uses the terminal, but for faults.
+    """
+
+    def __init__(self, config: pytest.Config, ranks: int) -> None:
+        from mpi4py import MPI
+
+        self._comm = MPI.COMM_WORLD.Dup()
+        if ranks and self._comm.size != ranks:
+            raise pytest.UsageError(
+                f"started on {ranks} ranks, MPI sees {self._comm.size}: mpirun of another MPI"
+            )
+        self.name, version = MPI.get_vendor()
+        self.version = ".".join(map(str, version))
+        writer = config.get_terminal_writer()
+        writer._file = _Terminal(writer._file, self._comm.rank)
+
+    def pytest_report_header(self) -> str:
+        return f"MPI: {self.name} {self.version}, rank {self._comm.rank} of {self._comm.size}"
+
+    @pytest.hookimpl(wrapper=True)  # outside the timeout, which finds who is stuck in the test
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        result = yield
+        if item.get_closest_marker("mpi"):
+            self._comm.Barrier()
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._end(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._end(report)
+
+    def _end(self, report: pytest.TestReport | pytest.CollectReport) -> NoReturn:
+        rank, ranks = self._comm.rank, self._comm.size
+        time.sleep(0.5 * rank)  # where all fail, one tells it
+        sys.stderr.write(f"\n[rank {rank} of {ranks}] {report.nodeid}\n{report.longreprtext}\n")
+        for title, text in report.sections:
+            sys.stderr.write(f"{title}\n{text}\n")
+        sys.stderr.flush()
+        time.sleep(0.2)  # the launcher has to pass it on before it hears of the end
+        self._comm.Abort(1)
+        raise AssertionError("not reached")
+
+
+class _Terminal:
+    """What pytest prints to: ranks other than 0 are heard only if a test of theirs times out."""
+
+    def __init__(self, file: TextIO, rank: int) -> None:
+        self._file, self._rank, self._stacks = file, rank, ""
+
+    def write(self, text: str) -> int:
+        if threading.current_thread() is not threading.main_thread():  # that of pytest-timeout
+            self._stacks += text
+        elif self._rank == 0:
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+        if self._stacks:
+            sys.stderr.write(f"\n[rank {self._rank}] {self._stacks}")
+            sys.stderr.flush()
+            time.sleep(0.5)  # then this rank ends, and with it others, who may be speaking
+
+
+@pytest.hookimpl(trylast=True)  # after the terminal reporter
+def pytest_configure(config: pytest.Config) -> None:
+    if HERE is None:
+        return
+    if not config.getoption("--only-mpi"):
+        raise pytest.UsageError(
+            "pytest starts mpirun by itself; under mpirun write: "
+            "python -m mpi4py -m pytest -x --only-mpi tests/mpi"
+        )
+    config.pluginmanager.register(MpiGuard(config, HERE[1]), "mpi-guard")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("mpi")]
+    for item in marked:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS, method="thread"))
+    if HERE is None and marked:  # test_mpirun.py runs them
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]
+
+
+def _launcher() -> list[str]:
+    """Find mpirun: $MPIEXEC, else beside this Python, else on PATH. Without one, fail."""
+    given = shlex.split(os.environ.get("MPIEXEC", ""))
+    if given and shutil.which(given[0]):
+        return [str(shutil.which(given[0])), *given[1:]]
+    beside = Path(sys.executable).with_name("mpirun")
+    found = None if given else str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        where = f"MPIEXEC={given[0]}" if given else f"mpirun beside {sys.executable} or on PATH"
+        pytest.fail(
+            f"no {where}: the tests need an MPI; install one with: pip install 'ddpbp[mpich]'",
+            pytrace=False,
+        )
+    return [found]
+
+
+# What a launcher tells its children; a run of its own must not inherit it.
+_FOREIGN = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "SLURM_", "HYDI_", "DDPBP_")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return this process's environment as a user's shell would have it."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+    # Open MPI wants to be told that root and more ranks than cores are meant.
+    env |= {name: "1" for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")}
+    return env | {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"} | extra
+
+
+class Ended(subprocess.CompletedProcess[str]):
+    """A process that has ended, and how long it took."""
+
+    seconds: float
+
+
+def _run(command: Sequence[str], seconds: float, cwd: Path | None, **env: str) -> Ended:
+    """Run a process; past its time it and its children are killed and the test fails."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(**env),
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # mpirun ends its ranks
+        try:
+            out, err = process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate(timeout=5)
+        pytest.fail(f"no end after {seconds} s: {shlex.join(command)}\n{out}\n{err}", False)
+    ended = Ended(command, process.returncode, out, err)
+    ended.seconds = time.monotonic() - began
+    return ended
+
+
+Start = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def python() -> Start:
+    """Run `python ARGUMENTS...` in a process of its own."""
+
+    def start(*arguments: Any, seconds: float = 60, cwd: Path | None = None, **env: str) -> Ended:
+        return _run([sys.executable, *map(str, arguments)], seconds, cwd, **env)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def mpirun() -> Generator[Start, None, None]:
+    """Run `python ARGUMENTS...` on n ranks."""
+    began = time.time()
+
+    def start(
+        n: int, *arguments: Any, seconds: float = 60, cwd: Path | None = None, **env: str
+    ) -> Ended:
+        command = [*_launcher(), "-n", str(n), sys.executable, *map(str, arguments)]
+        return _run(command, seconds, cwd, **env)
+
+    yield start
+    _sweep(began)
+
+
+def _sweep(since: float) -> None:
+    """Remove what MPI leaves in /dev/shm when a run is aborted: ours, and mapped by nobody."""
+    mapped = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            mapped += maps.read_text()
+    for pattern in ("mpich_shm_*", "sm_segment.*"):
+        for file in Path("/dev/shm").glob(pattern):
+            with contextlib.suppress(OSError):
+                found = file.stat()
+                ours = found.st_uid == os.geteuid() and since < found.st_ctime < time.time() - 2
+                if ours and str(file) not in mapped:
+                    file.unlink()
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Callable[[Path], dict[str, Any]]:
+    """Read what a run says about its numbers: result.json and metrics.jsonl, less the times."""
+
+    def read(folder: Path) -> dict[str, Any]:
+        result = json.loads((folder / "result.json").read_text())
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        for record in [result, *records]:
+            for name in ("seconds", "examples_per_second", "world_size", "threads"):
+                record.pop(name, None)
+        return {**result, "records": records}
+
+    return read

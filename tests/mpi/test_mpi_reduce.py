@@ -1,0 +1,157 @@
+"""Each transport against one process, bit for bit. A new transport is one line in KINDS."""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddpbp import tree
+from ddpbp.comm.portable import Gathered, Sliced
+from ddpbp.comm.reduce import SMALL_BYTES, make_reducer, tree_sum
+from ddpbp.comm.reducer import BLOCK, Layout, Local, Reducer
+from ddpbp.comm.shared import Shared, SharedSlices, SharedSmall
+from ddpbp.comm.world import World, join
+
+pytestmark = pytest.mark.mpi
+
+
+def made(kind: type[Shared]) -> Callable[[World, Layout], Reducer]:
+    def make(world: World, layout: Layout) -> Reducer:
+        reducer, reason = kind.make(world, layout)
+        assert reducer is not None, reason
+        return reducer
+
+    return make
+
+
+KINDS: dict[str, Callable[[World, Layout], Reducer]] = {
+    "gathered": Gathered,
+    "sliced": Sliced,
+    "shared small": made(SharedSmall),
+    "shared slices": made(SharedSlices),
+    "chosen": make_reducer,
+}
+STATISTICS = 3
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return join(mpi=True)
+
+
+@cache
+def drawn(i: int, length: int) -> Any:
+    random = np.random.default_rng(i)
+    return (random.random(length) - 0.5) * 10.0 ** random.integers(-4, 4)
+
+
+def leaf(i: int, length: int, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Return the gradient and the statistics of leaf i: of any magnitude, so that order shows."""
+    values = drawn(i, length + STATISTICS)
+    return values[:length].astype(dtype), values[length:].copy()
+
+
+def reduce(reducer: Reducer, size: int, step: int) -> tuple[bytes, bytes]:
+    """Run one step over `size` leaves, layer by layer from the back as the trainer does."""
+    world, (length, dtype, *_) = reducer.world, reducer.layout
+    start, stop = tree.deal(size, world.rank, world.world_size)
+    merges, _ = tree.run_program(size, world.rank, world.world_size)
+    leaves = [leaf(16 * step + i, length, dtype) for i in range(start, stop)]
+    rows = reducer.nodes(size)
+    for part, out in zip(
+        zip(*leaves, strict=True), (reducer.node_grads, reducer.node_statistics), strict=False
+    ):
+        out[rows] = tree.accumulate(list(part), merges)
+    reducer.start(length // 3, length)
+    reducer.start(0, length // 3)
+    reduced = reducer.finish(size)
+    assert reduced.grad.shape == (length,)
+    assert reduced.grad.dtype == dtype
+    assert reduced.finite
+    return reduced.grad.tobytes(), reduced.statistics.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [
+        (1, "float32"),
+        (1009, "float32"),
+        (1009, "float64"),
+        (SMALL_BYTES // 4, "float32"),
+        (SMALL_BYTES // 4 + 1, "float32"),
+        (5 * BLOCK + 11, "float32"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_reducer_gives_the_bits_of_one_process(world, kind, length, dtype):
+    # Full and last batches in turn: even and uneven shares, and fewer leaves than ranks.
+    for counts in [(8, 3), (13, 1), (world.world_size,)]:
+        layout = Layout(length, np.dtype(dtype), STATISTICS, counts)
+        alone, together = Local(World(), layout), KINDS[kind](world, layout)
+        for step, size in enumerate([*counts, counts[0]]):
+            assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
+        together.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_element_is_known_to_all_ranks(world, kind, bad):
+    reducer = KINDS[kind](world, Layout(30_011, np.dtype("f4"), 1, (world.world_size,)))
+    for step in range(3):
+        rows = reducer.nodes(world.world_size)
+        reducer.node_grads[rows] = 1.0
+        if step == 1 and world.rank == world.world_size - 1:
+            reducer.node_grads[rows, 17] = bad
+        assert reducer.finish(world.world_size).finite == (step != 1)
+
+
+def chosen(world: World) -> list[type[Reducer]]:
+    lengths = (SMALL_BYTES // 4, SMALL_BYTES // 4 + 1)
+    layouts = [Layout(n, np.dtype("f4"), 1, (8,)) for n in lengths]
+    return [type(make_reducer(world, layout)) for layout in layouts]
+
+
+def test_size_and_place_choose_the_reducer(world, monkeypatch):
+    assert chosen(world) == [SharedSmall, SharedSlices]
+    monkeypatch.setattr(type(world), "shares_memory", False)
+    assert chosen(world) == [Gathered, Sliced]
+
+
+def test_one_rank_without_shared_memory_makes_all_send_messages(world, monkeypatch):
+    if world.rank == world.world_size - 1:
+        monkeypatch.setattr(os, "posix_fallocate", no_space)
+    notes: list[str] = []
+    reducer = make_reducer(world, Layout(9, np.dtype("f4"), 1, (8,)), notes.append)
+    assert type(reducer) is Gathered
+    (note,) = notes
+    assert "No space left" in note
+    assert "--shm-size" in note
+
+
+def no_space(*arguments: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_shared_memory_leaves_no_file(world):
+    reducers = [kind(world, Layout(9, np.dtype("f4"), 1, (8,))) for kind in KINDS.values()]
+    world.all_gather_object(None)
+    assert len(reducers) == len(KINDS)
+    mine = f"ddpbp.{world.broadcast(os.getpid())}.*"
+    assert not list(Path("/dev/shm").glob(mine))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 13, 64])
+def test_tree_sum_gives_the_bits_of_one_process(world, size):
+    asked = []
+
+    def vector(i: int) -> Any:
+        asked.append(i)
+        return leaf(i, 5, np.dtype("f8"))[0]
+
+    together = tree_sum(world, vector, size)
+    assert asked == list(range(*tree.deal(size, world.rank, world.world_size)))
+    assert together.tobytes() == tree_sum(World(), vector, size).tobytes()

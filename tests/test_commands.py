@@ -1,0 +1,238 @@
+"""Each command as a user runs it."""
+
+import csv
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ddpbp.cli import run
+from ddpbp.comm.world import launched
+
+SMALL = ["epochs=2", "model.hidden=[7, 5]"]
+FILES = {"config.toml", "metrics.jsonl", "model.safetensors", "result.json"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("runs") / "digits"
+    assert run(["train", *SMALL, f"output={folder}"]) == 0
+    return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_train_makes_a_run_folder(trained):
+    assert names(trained) == FILES
+    result = json.loads((trained / "result.json").read_text())
+    assert set(result) >= {
+        "theta_sha256",
+        "train_loss",
+        "validation_loss",
+        "test_loss",
+        "test_accuracy",
+        "epochs",
+        "steps",
+        "examples",
+        "examples_per_second",
+        "world_size",
+    }
+    assert (result["epochs"], result["steps"], result["world_size"]) == (2, 42, 1)
+    assert result["examples"] == 2 * 1298
+    weights = load_file(trained / "model.safetensors")
+    assert {name: w.shape for name, w in weights.items() if name[0].isdigit()} == {
+        "0.weight": (7, 64),
+        "0.bias": (7,),
+        "2.weight": (5, 7),
+        "2.bias": (5,),
+        "4.weight": (10, 5),
+        "4.bias": (10,),
+    }
+    epochs = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in epochs] == [1, 2]
+
+
+def test_written_configuration_repeats_the_run(trained, run_folder, tmp_path):
+    assert tomllib.loads((trained / "config.toml").read_text())["model"]["hidden"] == [7, 5]
+    assert run(["train", str(trained / "config.toml"), f"output={tmp_path / 'again'}"]) == 0
+    assert run_folder(tmp_path / "again") == run_folder(trained)
+
+
+def test_flag_beats_argument_beats_environment_beats_file(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "run.toml"
+    file.write_text("seed = 1\nepochs = 1\nbatch_size = 10\n[optimizer]\nlearning_rate = 1.0\n")
+    for name in ("SEED", "EPOCHS", "OPTIMIZER__LEARNING_RATE"):
+        monkeypatch.setenv(f"DDPBP_{name}", "2")
+    assert run(["config", "show", str(file), "seed=3", "epochs=3", "--seed", "4"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert (shown["seed"], shown["epochs"], shown["batch_size"]) == (4, 3, 10)
+    assert shown["optimizer"]["learning_rate"] == 2.0
+    assert shown["output"] == "runs/run"
+
+
+def test_config_schema_knows_every_setting_shown(capsys):
+    assert run(["config", "show"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert run(["config", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(shown) <= set(schema["$defs"]["Config"]["properties"])
+    assert set(shown["optimizer"]) <= set(schema["$defs"]["OptimizerConfig"]["properties"])
+
+
+def test_run_is_not_overwritten_silently(tmp_path, capsys):
+    command = ["train", "epochs=1", f"output={tmp_path}"]
+    assert run(command) == 0
+    first = (tmp_path / "result.json").read_bytes()
+    capsys.readouterr()
+    assert run([*command, "seed=1"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_bytes() == first
+    # Nor does a run that cannot start take the old one away.
+    assert run([*command, "data.source=gone.csv", "--overwrite"]) == 2
+    assert (tmp_path / "result.json").read_bytes() == first
+    assert run([*command, "seed=1", "--overwrite"]) == 0
+    assert (tmp_path / "result.json").read_bytes() != first
+    assert names(tmp_path) == FILES
+
+
+def test_failed_start_does_not_block_the_next(tmp_path):
+    assert run(["train", "epochs=1", f"output={tmp_path}", "data.source=gone.csv"]) == 2
+    assert run(["train", "epochs=1", f"output={tmp_path}"]) == 0
+
+
+def test_fast_dev_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--fast-dev-run"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert names(tmp_path) == set()
+
+
+def test_dry_run_says_what_a_run_would_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--dry-run", "--ranks", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "4,810 parameters" in out
+    assert "8 of 8 examples; per rank 2 to 3, balance 89%" in out
+    assert "21 an epoch, 630 in all" in out
+    assert "3: can run; at most 8" in out
+    assert 'source = "digits"' in out
+    assert names(tmp_path) == set()
+
+
+def test_dry_run_says_if_so_many_ranks_cannot_run(capsys):
+    assert run(["train", "--dry-run", "--ranks", "9"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "9 ranks" in err
+    assert "batch_size" in err
+    assert "micro_batch_size" in err
+
+
+def test_gradcheck_has_a_row_for_each_tensor(capsys):
+    assert run(["gradcheck", "model.hidden=[6]", "model.activation=tanh", "--directions", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        ["1", "W"],
+        ["1", "b"],
+        ["2", "W"],
+        ["2", "b"],
+    ]
+    assert lines[-1].startswith("correct")
+
+
+def test_eval_scores_the_test_data(trained, capsys):
+    assert run(["eval", str(trained), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    result = json.loads((trained / "result.json").read_text())
+    assert scores == {name: result[f"test_{name}"] for name in ("loss", "accuracy")}
+    assert run(["eval", str(trained / "model.safetensors")]) == 0
+    assert f"{scores['accuracy']:.6g}" in capsys.readouterr().out
+
+
+def test_predict_writes_csv_and_npy(trained, tmp_path, capsys):
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.random.default_rng(0).integers(0, 17, (13, 64)))
+    for target in ("p.csv", "p.npy"):
+        assert run(["predict", str(trained), str(rows), "-o", str(tmp_path / target)]) == 0
+    outputs = np.load(tmp_path / "p.npy")
+    assert outputs.shape == (13, 10)
+    np.testing.assert_allclose(outputs.sum(1), 1.0, rtol=1e-5)
+    with (tmp_path / "p.csv").open() as file:
+        header, *table = csv.reader(file)
+    assert header == ["prediction", *"0123456789"]
+    assert [row[0] for row in table] == [str(i) for i in outputs.argmax(1)]
+    np.testing.assert_array_equal(np.array([row[1:] for row in table], "f4"), outputs)
+    capsys.readouterr()
+    assert run(["predict", str(trained), str(rows)]) == 0
+    assert capsys.readouterr().out == (tmp_path / "p.csv").read_text()
+
+
+def test_help_and_version(capsys):
+    assert run(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "mpirun -n 4 python -m ddpbp train" in out
+    assert "--simulate-ranks" in out
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ddpbp ")
+
+
+def test_log_has_plain_lines(python, tmp_path):
+    ended = python("-m", "ddpbp", "train", *SMALL, f"output={tmp_path}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\r" not in ended.stdout
+    assert "\x1b" not in ended.stdout
+    epochs = [line for line in ended.stdout.splitlines() if line.startswith("epoch")]
+    assert len(epochs) == 2
+    digest = json.loads((tmp_path / "result.json").read_text())["theta_sha256"]
+    assert f"theta sha256 {digest}" in ended.stdout
+
+
+def test_console_script_is_the_module(tmp_path):
+    script = Path(sys.executable).with_name("ddpbp")
+    found = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("ddpbp ")
+
+
+def test_one_process_needs_no_mpi_and_imports_little(python, tmp_path):
+    (tmp_path / "mpi4py").mkdir()
+    stub = "raise RuntimeError('cannot load MPI library')"
+    (tmp_path / "mpi4py/__init__.py").write_text(stub)
+    code = (
+        "import sys; from ddpbp.cli import run; code = run(sys.argv[1:]); "
+        "print('modules', *sys.modules); sys.exit(code)"
+    )
+    train = ("train", *SMALL, f"output={tmp_path / 'run'}")
+    ended = python("-c", code, *train, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    modules = set(ended.stdout.splitlines()[-1].split())
+    heavy = {"mpi4py", "rich", "torch", "scipy", "pandas", "sklearn", "matplotlib", "asyncio"}
+    assert "numpy" in modules
+    assert not modules & (heavy | {"numpy.random", "numpy.testing", "multiprocessing"})
+    # Under a launcher the same is a fault, and says what to install.
+    ended = python("-m", "ddpbp", "train", PYTHONPATH=str(tmp_path), PMI_RANK="0", PMI_SIZE="2")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'ddpbp[mpich]'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch shell
+        ({"PMI_RANK": "1", "PMI_SIZE": "3"}, (1, 3)),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, (0, 2)),
+        ({"PMIX_RANK": "2", "SLURM_STEP_NUM_TASKS": "4"}, (2, 4)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, (3, 4)),
+        ({"PMIX_RANK": "1"}, (1, 0)),
+    ],
+)
+def test_a_launcher_is_known_by_its_environment(variables, expected):
+    assert launched(variables) == expected

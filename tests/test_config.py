@@ -1,0 +1,286 @@
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ddpbp.config import SECTIONS, Config, dump, parse, resolve, schema, to_toml
+from ddpbp.errors import ConfigError
+from ddpbp.nn.activations import ACTIVATIONS
+from ddpbp.nn.losses import LOSSES
+from ddpbp.nn.network import INITIALIZATIONS
+from ddpbp.nn.optimizers import OPTIMIZERS
+from ddpbp.nn.schedules import SCHEDULES
+
+# What a setting is when nobody gives it: changing one changes the meaning of every file.
+DEFAULTS: dict[str, Any] = {
+    "seed": 0,
+    "epochs": 10,
+    "batch_size": 256,
+    "micro_batch_size": "auto",
+    "output": "runs/{name}",
+    "kernel": "native",
+    "data": {
+        "source": "digits",
+        "standardize": True,
+        "validation": 0.1,
+        "test": None,
+        "task": None,
+    },
+    "model": {
+        "hidden": [64],
+        "activation": "relu",
+        "output": None,
+        "dropout": 0.0,
+        "dtype": "float32",
+        "initialization": "he_uniform",
+    },
+    "loss": {"name": "cross_entropy", "label_smoothing": 0.0, "huber_delta": 1.0},
+    "optimizer": {
+        "name": "sgd",
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "decay_biases": False,
+        "clip_norm": 0.0,
+        "momentum": 0.9,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "rho": 0.99,
+        "epsilon": 1e-8,
+        "base_batch_size": 0,
+    },
+    "schedule": {"name": "constant", "warmup_steps": 0, "gamma": 0.1, "final_factor": 0.0},
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write a TOML file; the name of the run is `job`."""
+
+    def write(text=""):
+        path = tmp_path / "job.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def message(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(None, arguments, {})
+    assert caught.value.code == 2
+    return str(caught.value)
+
+
+def test_defaults_are_the_contract():
+    found = dump(Config())
+    for key, value in DEFAULTS.items():
+        if key in SECTIONS:
+            assert {name: found[key][name] for name in value} == value
+        else:
+            assert found[key] == value
+
+
+def test_auto_is_an_eighth_of_the_batch_rounded_up():
+    for batch_size, micro, expected in (
+        (256, "auto", 32),
+        (9, "auto", 2),
+        (1, "auto", 1),
+        (10, 4, 4),
+        (10, 99, 10),
+    ):
+        config = parse({"batch_size": batch_size, "micro_batch_size": micro})
+        assert config.leaf_size == expected
+
+
+def test_a_later_source_wins(file):
+    path = file("seed = 1\nepochs = 1\nbatch_size = 1\nlog_every_steps = 1\n[optimizer]\nrho = 0.1")
+    environment = {
+        "DDPBP_EPOCHS": "2",
+        "DDPBP_BATCH_SIZE": "2",
+        "DDPBP_LOG_EVERY_STEPS": "2",
+        "DDPBP_OPTIMIZER__RHO": "0.2",
+        "DDPBP_OPTIMIZER__LEARNING_RATE": "0.2",
+        "UNRELATED": "2",
+    }
+    arguments = ["batch_size=3", "log_every_steps=3", "optimizer.rho=0.3"]
+    config = resolve(path, arguments, environment, {"log_every_steps": 4})
+    found = (config.seed, config.epochs, config.batch_size, config.log_every_steps)
+    assert found == (1, 2, 3, 4)
+    assert (config.optimizer.rho, config.optimizer.learning_rate) == (0.3, 0.2)
+    assert config.optimizer.name == "sgd"  # the rest of a section stays
+
+
+def test_the_environment_is_the_processes_own(monkeypatch):
+    monkeypatch.setenv("DDPBP_MODEL__HIDDEN", "[3, 2]")
+    assert resolve(None).model.hidden == [3, 2]
+
+
+def test_values_are_toml_or_bare_text():
+    words = ["data.source=a b.csv", 'data.target="3"', "model.hidden=[]", "data.standardize=false"]
+    config = resolve(None, words, {})
+    assert (config.data.source, config.data.target) == ("a b.csv", "3")
+    assert (config.model.hidden, config.data.standardize) == ([], False)
+
+
+def test_name_is_the_stem_of_the_file(file):
+    assert resolve(file(), [], {}).output == "runs/job"
+    assert resolve(file(), ["output=/tmp/{name}/{name}"], {}).output == "/tmp/job/job"
+
+
+# --- messages: where it was given, the key, what was found, what is allowed ----------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        # wrong type
+        ("epochs=ten", ["epochs = 'ten'", "int"]),
+        ("model.hidden=64", ["model.hidden = 64", "array"]),
+        ("data.standardize=yes", ["data.standardize = 'yes'", "bool"]),
+        # out of range
+        ("batch_size=0", ["batch_size = 0", ">= 1"]),
+        ("seed=-1", ["seed = -1", ">= 0"]),
+        ("model.hidden=[8, 0]", ["model.hidden = [8, 0]", ">= 1"]),
+        ("model.dropout=1", ["model.dropout = 1", "< 1"]),
+        ("optimizer.learning_rate=0", ["optimizer.learning_rate = 0", "> 0"]),
+        ("optimizer.learning_rate=nan", ["optimizer.learning_rate = nan", "> 0"]),
+        ("optimizer.learning_rate=inf", ["optimizer.learning_rate = inf", "finite"]),
+        ("schedule.gamma=1.5", ["schedule.gamma = 1.5", "<= 1"]),
+        # not one of the words
+        ("model.dtype=float16", ["model.dtype = 'float16'", "float32", "float64"]),
+        ("kernel=zen", ["kernel = 'zen'", "native", "haswell"]),
+        ("micro_batch_size=aut", ["micro_batch_size = 'aut'", "auto", "number"]),
+        ("data.task=guess", ["data.task = 'guess'", "classification", "regression"]),
+        # not in a table
+        ("model.activation=rleu", ["model.activation = 'rleu'", "mean relu", *ACTIVATIONS]),
+        ("model.initialization=he", ["model.initialization = 'he'", *INITIALIZATIONS]),
+        ("loss.name=hubert", ["loss.name = 'hubert'", "did you mean huber?", *LOSSES]),
+        ("optimizer.name=adma", ["optimizer.name = 'adma'", "did you mean adam", *OPTIMIZERS]),
+        ("schedule.name=cosin", ["schedule.name = 'cosin'", "mean cosine?", *SCHEDULES]),
+        # not together
+        ("model.output=sigmoid", ["model.output = 'sigmoid'", "cross_entropy", ": softmax"]),
+        ("data.task=regression", ["data.task = 'regression'", "cross_entropy", "classification"]),
+        ("data.test=0.9", ["data.validation + data.test = 1", "less than 1"]),
+    ],
+)
+def test_the_message_names_place_key_found_and_allowed(argument, parts):
+    found = message(argument)
+    assert found.startswith(f"argument {argument}: ")
+    for part in parts:
+        assert part in found
+
+
+def test_only_losses_for_it_take_softmax():
+    found = message("loss.name=squared_error", "model.output=softmax")
+    assert "model.output = 'softmax'" in found
+    assert "identity" in found
+
+
+@pytest.mark.parametrize(
+    ("given", "suggested"),
+    [
+        ("optimizer.lerning_rate=1", "optimizer.learning_rate"),
+        ("learning_rate=1", "optimizer.learning_rate"),
+        ("optimzer.name=adam", "optimizer"),
+        ("epoch=1", "epochs"),
+        ("model.Hidden=[1]", "model.hidden"),
+    ],
+)
+def test_an_unknown_setting_is_an_error_with_a_suggestion(given, suggested):
+    found = message(given)
+    assert found.startswith(f"argument {given}: unknown setting ")
+    assert f"did you mean {suggested}?" in found
+
+
+def test_an_unknown_setting_like_no_other_lists_what_there_is():
+    assert "allowed: source, format, folder" in message("data.zzz=1")
+
+
+def test_the_message_says_who_gave_the_value(file):
+    path = file("epochs = -1")
+    for arguments, environment, flags, place in (
+        ([], {}, {}, str(path)),
+        ([], {"DDPBP_EPOCHS": "-2"}, {}, "environment variable DDPBP_EPOCHS"),
+        (["epochs=-3"], {"DDPBP_EPOCHS": "-2"}, {}, "argument epochs=-3"),
+        (["epochs=-3"], {"DDPBP_EPOCHS": "-2"}, {"epochs": -4}, "flag --epochs"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve(path, arguments, environment, flags)
+        assert str(caught.value).startswith(f"{place}: epochs = -")
+
+
+def test_arguments_and_sections_that_are_none():
+    assert "'faster': expected key=value" in message("faster")
+    assert "optimizer is a section" in message("optimizer=adam")
+    assert "name is a value, not a section" in message("optimizer.name.x=1")
+
+
+def test_a_file_that_is_no_toml(file):
+    path = file("epochs = = 3")
+    with pytest.raises(ConfigError, match=r"job\.toml is not TOML: .*line 1") as caught:
+        resolve(path, [], {})
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_text(file, tmp_path):
+    path = file()
+    with pytest.raises(ConfigError, match=r"jb\.toml does not exist; did you mean .*job\.toml\?"):
+        resolve(tmp_path / "jb.toml", [], {})
+    with pytest.raises(ConfigError, match=r"does not exist$"):
+        resolve(tmp_path / "nowhere" / "zzz.toml", [], {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        resolve(tmp_path, [], {})
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        resolve(path, [], {})
+
+
+# --- there and back ------------------------------------------------------------------------------
+
+
+def test_toml_and_dictionary_give_the_same_configuration_again(file):
+    config = resolve(
+        None,
+        [
+            "seed=9223372036854775807",
+            "optimizer.epsilon=1e-12",
+            "optimizer.weight_decay=0.1",
+            "model.hidden=[3, 2]",
+            'data.source="""a "quoted" \\\\ name\nü"""',
+            "data.test=0.25",
+            "data.target=b",
+            "data.standardize=false",
+            "micro_batch_size=7",
+        ],
+        {},
+    )
+    text = to_toml(config)
+    assert resolve(file(text), [], {}) == config
+    assert parse(dump(config)) == config
+    assert parse(tomllib.loads(to_toml(Config()))) == Config()
+    assert "\n# task =\n" in text  # what is unset can be seen
+
+
+def test_the_schema_names_every_setting_and_its_limits():
+    found = json.loads(msgspec.json.encode(schema()))
+    definitions = found["$defs"]
+
+    def properties(node: dict[str, str]) -> dict[str, Any]:
+        return dict(definitions[node["$ref"].removeprefix("#/$defs/")]["properties"])
+
+    top, tree = properties(found), dump(Config())
+    assert list(top) == list(tree)
+    assert top["batch_size"]["minimum"] == 1
+    for section in SECTIONS:
+        (reference,) = top[section].get("anyOf", [top[section]])
+        assert list(properties(reference)) == list(tree[section])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "configs").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_shipped_configurations_resolve(path):
+    assert resolve(path, [], {}).output == f"runs/{path.stem}"

@@ -1,0 +1,240 @@
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ddpbp.comm.reduce import tree_sum
+from ddpbp.comm.world import World, simulate
+from ddpbp.data import dataset as module
+from ddpbp.data.dataset import BlockSum, Dataset, fit_standardization, prepare, split
+from ddpbp.data.sources import Part, Source
+from ddpbp.errors import DataError
+
+ALONE = partial(tree_sum, World())
+
+
+def source_of(
+    x: npt.ArrayLike, y: npt.NDArray[Any] | None = None, test: Part | None = None
+) -> Source:
+    x = np.asarray(x)
+    y = np.arange(len(x), dtype=np.float64)[:, None] if y is None else y
+    return Source(Part(x, y), test, None, "the data")
+
+
+def random_source(n: int = 3_001, features: int = 4, dtype: Any = np.float64) -> Source:
+    """Return examples whose target is their row."""
+    x = np.random.default_rng(6).normal(3.0, 2.0, (n, features)).astype(dtype)
+    return source_of(x, np.arange(n, dtype=np.float64)[:, None])
+
+
+def prepared(
+    source: Source,
+    *,
+    validation: float | Source = 0.0,
+    test: float | None = None,
+    standardize: bool = True,
+    dtype: str = "float32",
+    seed: int = 0,
+    block_sum: BlockSum = ALONE,
+) -> Dataset:
+    return prepare(
+        source,
+        validation=validation,
+        test=test,
+        standardize=standardize,
+        dtype=dtype,
+        seed=seed,
+        block_sum=block_sum,
+    )
+
+
+def rows_of(parts: Iterable[Part | None]) -> list[list[int]]:
+    return [part.y[:, 0].astype(int).tolist() if part else [] for part in parts]
+
+
+# --- split ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "validation", "test"), [(100, 0.2, 0.3), (101, 0.1, None), (7, 0.5, 0.0)]
+)
+def test_split_is_disjoint_complete_and_in_the_order_of_the_file(n, validation, test):
+    train, held, tested = rows_of(split(random_source(n), validation=validation, test=test, seed=1))
+    assert sorted(train + held + tested) == list(range(n))
+    assert (len(held), len(tested)) == (round(validation * n), round((test or 0.0) * n))
+    for rows in (train, held, tested):
+        assert rows == sorted(rows)
+
+
+def test_split_is_a_function_of_the_seed():
+    source = random_source(1_000)
+
+    def held_out(seed: int) -> list[int]:
+        return rows_of(split(source, validation=0.1, test=None, seed=seed))[1]
+
+    assert held_out(1) == held_out(1)
+    common = set(held_out(1)) & set(held_out(2))
+    assert len(common) < 30  # 10 on average
+    # drawn from everywhere, not cut off at an end
+    assert 350 < np.mean(held_out(1)) < 650
+
+
+def test_own_test_part_is_taken_unless_a_share_is_asked_for():
+    own = random_source(5).train
+    source = Source(random_source(100).train, own, None, "the data")
+    assert split(source, validation=0.1, test=None, seed=0)[2] is own
+    tested = split(source, validation=0.1, test=0.2, seed=0)[2]
+    assert tested is not None
+    assert len(tested) == 20
+
+
+def test_a_source_may_be_the_validation_part():
+    other = random_source(5)
+    train, held, _ = split(random_source(20), validation=other, test=None, seed=0)
+    assert (train and len(train), held) == (20, other.train)
+
+
+def test_holding_everything_out_is_an_error():
+    with pytest.raises(DataError, match=r"holding 2 of 2 examples out.*lower data\.validation"):
+        split(random_source(2), validation=0.9, test=None, seed=0)
+
+
+# --- standardisation -----------------------------------------------------------------------------
+
+
+def test_standardization_is_fitted_on_the_training_part_alone():
+    source = random_source()
+    train, held, tested = split(source, validation=0.2, test=0.1, seed=3)
+    assert held
+    assert tested
+    found = prepared(source, validation=0.2, test=0.1, dtype="float64", seed=3)
+    assert found.standardization
+    mean, deviation = train.x.mean(axis=0), train.x.std(axis=0)
+    np.testing.assert_allclose(found.standardization.mean, mean, rtol=1e-13)
+    np.testing.assert_allclose(found.standardization.deviation, deviation, rtol=1e-13)
+    for part, raw in ((found.train, train), (found.validation, held), (found.test, tested)):
+        assert part
+        np.testing.assert_allclose(part.x, (raw.x - mean) / deviation, rtol=1e-10, atol=1e-12)
+        assert part.x.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_any_type_of_file_ends_in_the_type_of_the_model(dtype):
+    source = source_of((10 * np.random.default_rng(0).random((50, 3))).astype(dtype))
+    for model in ("float32", "float64"):
+        for standardize in (True, False):
+            found = prepared(source, standardize=standardize, dtype=model)
+            assert found.train.x.dtype == model
+            assert found.train.x.flags.c_contiguous
+
+
+def test_nothing_is_done_to_features_unless_asked():
+    source = random_source(10, dtype=np.float32)
+    found = prepared(source, standardize=False)
+    assert found.standardization is None
+    np.testing.assert_array_equal(found.train.x, source.train.x)
+
+
+@pytest.mark.parametrize("constant", [0.0, 5.0, 0.1, -1e9 / 3.0])
+def test_zero_deviation_counts_as_1(constant):
+    # summing 0.1 and dividing again is not 0.1: the deviation must be 0 all the same
+    x = np.column_stack([np.full(3_000, constant), np.arange(3_000.0)])
+    fitted = fit_standardization(x, ALONE)
+    assert fitted.deviation[0] == 1.0
+    assert abs(fitted.apply(x, np.float64)[:, 0]).max() <= 1e-14 * max(1.0, abs(constant))
+
+
+def test_small_differences_of_big_numbers_survive_float32():
+    x = 1e9 + np.arange(8.0).reshape(8, 1)  # all the same number in float32
+    found = prepared(source_of(x))
+    np.testing.assert_allclose(found.train.x, (x - x.mean()) / x.std(), rtol=1e-6)
+
+
+def test_tiny_deviations_are_no_division_by_zero():
+    x = 1e-50 * np.arange(8.0).reshape(8, 1)  # 0 in float32
+    found = prepared(source_of(x))
+    np.testing.assert_allclose(found.train.x[:, 0], (np.arange(8) - 3.5) / 21**0.5 * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 1_024, 1_025, 5_000])
+def test_standardization_has_the_same_bits_on_any_number_of_ranks(n):
+    source = random_source(n, features=3, dtype=np.float32)
+    expected = prepared(source)
+    assert expected.standardization
+    for world_size in (2, 3, 5, 7):
+        found: list[Dataset] = []
+
+        def main(world: World, found: list[Dataset] = found) -> int:
+            found.append(prepared(source, block_sum=partial(tree_sum, world)))
+            return 0
+
+        assert simulate(world_size, main) == 0
+        assert len(found) == world_size
+        for dataset in found:
+            for name in ("mean", "deviation"):
+                mine = getattr(dataset.standardization, name)
+                assert mine.tobytes() == getattr(expected.standardization, name).tobytes()
+            assert dataset.train.x.tobytes() == expected.train.x.tobytes()
+
+
+def test_how_much_one_call_scales_changes_no_bit(monkeypatch):
+    source = random_source(100)
+    expected = prepared(source).train.x.tobytes()
+    for elements in (1, 12, 1_000_000):
+        monkeypatch.setattr(module, "CACHE_ELEMENTS", elements)
+        assert prepared(source).train.x.tobytes() == expected
+
+
+# --- what cannot be learned from -----------------------------------------------------------------
+
+
+def test_features_beyond_the_range_of_the_model_are_an_error():
+    x = np.array([[1.0, 2.0], [3.0, 1e39]])
+    with pytest.raises(DataError, match="the data: a feature is beyond the range of float32"):
+        prepared(source_of(x), standardize=False)
+    assert prepared(source_of(x), standardize=False, dtype="float64").train.x[1, 1] == 1e39
+    assert np.isfinite(prepared(source_of(x)).train.x).all()  # scaled down first
+
+
+def test_test_features_beyond_the_range_are_an_error_too():
+    test = Part(np.array([[-1e60, 0.0]]), np.zeros((1, 1)))
+    with pytest.raises(DataError, match="a feature is beyond the range of float32"):
+        prepared(source_of(np.random.default_rng(0).random((9, 2)), test=test))
+
+
+def test_targets_beyond_the_range_of_the_model_are_an_error():
+    source = source_of(np.arange(4.0).reshape(2, 2), np.array([[0.0], [-1e39]]))
+    with pytest.raises(DataError, match="a target is beyond the range of float32"):
+        prepared(source)
+
+
+def test_features_too_large_to_be_squared_are_an_error():
+    x = np.array([[1.0, 1e200], [2.0, -1e200]])
+    with pytest.raises(DataError, match=r"feature 1 \(from 0\).*too large"):
+        prepared(source_of(x), dtype="float64")
+
+
+def test_one_class_alone_is_an_error():
+    part = Part(np.zeros((3, 2)), np.array([1, 1, 1]))
+    with pytest.raises(DataError, match="all 3 training examples are of class 'b'"):
+        prepared(Source(part, None, ("a", "b"), "the data"))
+
+
+def test_other_columns_in_the_held_out_part_are_an_error():
+    with pytest.raises(DataError, match=r"data\.validation has 3 features, the training part 4"):
+        prepared(random_source(9), validation=random_source(9, features=3))
+
+
+def test_classes_of_another_source_are_matched_by_name():
+    x = np.zeros((3, 1))
+    mine = Source(Part(x, np.array([0, 1, 2])), None, ("a", "b", "c"), "mine")
+    other = Source(Part(x, np.array([0, 1, 1])), None, ("c", "a"), "other")
+    found = prepared(mine, validation=other)
+    assert found.validation
+    assert found.validation.y.tolist() == [2, 0, 0]
+    strange = Source(Part(x, np.array([0, 1, 1])), None, ("a", "d"), "other")
+    with pytest.raises(DataError, match=r"other: class 'd' does not occur.*a, b, c"):
+        prepared(mine, validation=strange)
