@@ -36,7 +36,7 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     folder: str | None = None
     """Where the files of a named source are, if not at the usual place."""
     standardize: bool = True
-    """Shift and scale each feature to mean 0 and deviation 1 on the training part."""
+    """Shift and scale each feature to mean 0 and deviation 1 on the training part; else raw."""
     validation: Share | str = 0.1
     """The fraction held out of training to watch it, or a path."""
     test: Share | str | None = None

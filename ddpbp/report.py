@@ -9,6 +9,12 @@ from typing import Any, Self
 import msgspec
 
 
+def figure(name: str, value: float) -> str:
+    """Show one figure of a record: "validation loss 0.0123"."""
+    digits = ".4f" if name.endswith(("accuracy", "match", "r2")) else ".4g"
+    return f"{name.replace('_', ' ')} {value:{digits}}"
+
+
 class Report:
     """A silent report: what every rank but the first has.
 
@@ -99,7 +105,7 @@ class Printed(Report):
         shown = [f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}"]
         for name, value in record.items():
             if name.startswith(("train_", "validation_")):
-                shown.append(f"{name.replace('_', ' ')} {value:.4f}")
+                shown.append(figure(name, value))
         shown.append(f"{record['examples_per_second']:,.0f} examples/s")
         self.say("  ".join(shown))
 

@@ -17,7 +17,7 @@ from ddpbp.config import Config, to_toml
 from ddpbp.data.dataset import Dataset
 from ddpbp.errors import ConfigError
 from ddpbp.evaluate import Evaluator
-from ddpbp.report import Printed, Report
+from ddpbp.report import Printed, Report, figure
 from ddpbp.trainer import Trainer
 
 # A leaf's forward and backward take 6 operations per parameter and example.
@@ -223,9 +223,7 @@ def _headline(config: Config, trainer: Trainer, processes: int) -> str:
 
 
 def _summary(result: dict[str, Any], folder: Path | None) -> str:
-    scores = [
-        f"{key.replace('_', ' ')} {v:.4f}" for key, v in result.items() if key.startswith("test_")
-    ]
+    scores = [figure(key, v) for key, v in result.items() if key.startswith("test_")]
     lines = ["  ".join(scores)] if scores else []
     lines.append(f"theta sha256 {result['theta_sha256']}")
     if folder:

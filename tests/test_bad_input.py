@@ -275,7 +275,7 @@ sys.exit(run(["train", *sys.argv[1:]]))
 @pytest.mark.parametrize(
     ("ranks", "arguments"),
     [(3, []), (1, ["--simulate-ranks", "3"]), (1, ["threads=3"]), (2, ["threads=2"])],
-    ids=["mpi", "simulated", "threads", "mpi and threads"],
+    ids=["processes", "simulated", "threads", "both"],
 )
 def test_exception_on_one_rank_ends_all(mpirun, python, tmp_path, ranks, arguments):
     driver = tmp_path / "driver.py"
