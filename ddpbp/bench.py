@@ -98,6 +98,7 @@ def measure(config: Config, world: World) -> dict[str, Any]:
 
 def run_steps(trainer: TimedTrainer, steps: int) -> dict[str, float]:
     """Run full batches; return the seconds of one step, in all and by phase."""
+    trainer.phase = "between"
     trainer.seconds = dict.fromkeys(trainer.seconds, 0.0)
     began, done, epoch = time.perf_counter(), 0, 0
     while done < steps:

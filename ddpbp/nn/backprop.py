@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 # Part of the arithmetic, never measured: ∂L/∂W is computed in blocks of this many rows, so that a
 # block of every leaf is summed before it leaves the cache.
-GRADIENT_ROWS = 96
+GRADIENT_ROWS = 384
 
 
 class Backprop:
