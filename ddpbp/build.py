@@ -63,7 +63,9 @@ def open_dataset(config: Config, world: World) -> Dataset:
     require_equal(
         world,
         f"data {data.source}",
-        f"{digest(everything)} {source.description} {source.classes}" if world.world_size > 1 else "",
+        f"{digest(everything)} {source.description} {source.classes}"
+        if world.world_size > 1
+        else "",
         "give every host the same files",
     )
     return prepare(

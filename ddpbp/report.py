@@ -1,5 +1,6 @@
 """What is shown while a run goes on, and metrics.jsonl: on rank 0, nowhere else."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 
 def figure(name: str, value: float) -> str:
     """Show one figure of a record: "validation loss 0.0123"."""
-    digits = ".4f" if name.endswith(("accuracy", "match", "r2")) else ".4g"
+    digits = ".4f" if name.endswith(("accuracy", "match", "r2")) else "#.4g"
     return f"{name.replace('_', ' ')} {value:{digits}}"
 
 
@@ -66,8 +67,11 @@ class Printed(Report):
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:  # nobody reads any more; the training goes on
+                sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
     def begin(self, epochs: int, examples_per_epoch: int) -> None:
         self._epochs = epochs

@@ -167,6 +167,7 @@ def test_more_ranks_than_leaves(mpirun, tmp_path):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_mpirun_of_another_mpi(python, rank):
+    """Neither MPICH under Open MPI's mpirun, which dies in MPI_Init, nor singletons get through."""
     ended = python(
         *("-m", "ddpbp", "train", "--fast-dev-run"),
         OMPI_COMM_WORLD_SIZE="4",
@@ -176,8 +177,7 @@ def test_mpirun_of_another_mpi(python, rank):
     if rank != "0":
         assert ended.stderr == ""
         return
-    assert_ended(ended, 2, "the launcher started 4 ranks, but MPI (")
-    assert "sees 1: mpirun belongs to another MPI" in ended.stderr
+    assert_ended(ended, 2, "mpirun belongs to another MPI than mpi4py's; start with the mpirun of")
 
 
 def test_usage_error_is_told_once(mpirun, capsys):

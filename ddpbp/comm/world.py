@@ -119,20 +119,31 @@ class MpiWorld(World):
     def __init__(self, expected: int | None) -> None:
         super().__init__()
         try:
-            with warnings.catch_warnings(action="ignore"):  # the fault it warns of is told below
-                from mpi4py import MPI
+            import mpi4py
+
+            mpi4py.rc(initialize=False, finalize=True)  # first see whose library it is
+            from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise ConfigError(
                 f"started under an MPI launcher, but mpi4py finds no MPI library ({error}); "
                 "install one beside ddpbp: pip install 'ddpbp[mpich]'"
             ) from None
+        library = " ".join(MPI.Get_library_version().split(",")[0].split()[:4])
+        another = (
+            "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
+            "environment (its bin folder), or install the matching library"
+        )
+        by_open_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ and "PMI_RANK" not in os.environ
+        if by_open_mpi and "Open MPI" not in library:  # its MPI_Init would end the process
+            raise ConfigError(f"started by Open MPI's mpirun, but MPI is {library}: {another}")
+        if not MPI.Is_initialized():
+            with warnings.catch_warnings(action="ignore"):  # the fault it warns of is told below
+                MPI.Init_thread()
         comm: MPI.Intracomm = MPI.COMM_WORLD
         if expected is not None and expected != comm.size:
-            library = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
             raise ConfigError(
                 f"the launcher started {expected} ranks, but MPI ({library}) sees {comm.size}: "
-                "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this "
-                "Python environment (its bin folder), or install the matching library"
+                f"{another}"
             )
         local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         leader = local.bcast(comm.rank)
