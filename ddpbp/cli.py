@@ -124,6 +124,11 @@ def _settings(world: World, settings: Sequence[str], flags: dict[str, Any]) -> C
 @world_options
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run folder.")
 @click.option(
+    "--bar/--no-bar",
+    default=None,
+    help="Show a live bar; by default where one process writes to a terminal.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Print settings, parameters, memory, leaves per rank and steps; train nothing.",
@@ -143,6 +148,7 @@ def train(
     simulate_ranks: int | None,
     mpi: bool | None,
     overwrite: bool,
+    bar: bool | None,
     dry_run: bool,
     ranks: int | None,
     fast_dev_run: bool,
@@ -171,7 +177,7 @@ def train(
             return 0
         from ddpbp.train import train
 
-        train(config, world, overwrite=overwrite, fast_dev_run=fast_dev_run)
+        train(config, world, overwrite=overwrite, fast_dev_run=fast_dev_run, bar=bar)
         return 0
 
     return on_all_ranks(main, simulate_ranks=simulate_ranks or 0, mpi=mpi)

@@ -45,15 +45,18 @@ class Report:
     def epoch(self, record: dict[str, Any]) -> None:
         """Tell of the end of an epoch."""
 
+    def end(self) -> None:
+        """Take the bar away."""
+
     def close(self) -> None:
         """Put the terminal back and close the file."""
 
 
 class Printed(Report):
-    """Rank 0's report: a live bar on a terminal, plain lines elsewhere, metrics.jsonl."""
+    """Rank 0's report: a live bar or plain lines, and metrics.jsonl."""
 
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
+    def __init__(self, *, bar: bool) -> None:
+        self._terminal = bar
         self._file: Any = None
         self._bar: Any = None
         self._task: Any = None
@@ -78,6 +81,7 @@ class Printed(Report):
         self._started_seconds = time.perf_counter()
         if not self._terminal:
             return
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
@@ -85,6 +89,8 @@ class Printed(Report):
             BarColumn(),
             TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s"),
             TimeRemainingColumn(),
+            console=Console(force_terminal=True),
+            transient=True,  # what stays is one line an epoch
         )
         self._bar.start()
         self._task = self._bar.add_task(
@@ -117,10 +123,13 @@ class Printed(Report):
         if self._file is not None:
             self._file.write(msgspec.json.encode(record) + b"\n")
 
-    def close(self) -> None:
+    def end(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def close(self) -> None:
+        self.end()
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,5 +1,6 @@
 """Training: the loop, readable as prose."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ddpbp.build import make_network, open_dataset
 from ddpbp.checkpoint import Model
 from ddpbp.comm import threads
 from ddpbp.comm.watch import digest
-from ddpbp.comm.world import World
+from ddpbp.comm.world import World, launched
 from ddpbp.config import Config, to_toml
 from ddpbp.data.dataset import Dataset
 from ddpbp.errors import ConfigError
@@ -62,6 +63,7 @@ def train(
     *,
     overwrite: bool = False,
     fast_dev_run: bool = False,
+    bar: bool | None = None,
 ) -> Trained:
     """Train as the configuration says; rank 0 writes the run folder and reports.
 
@@ -74,6 +76,9 @@ def train(
         Replace a run that is already in the folder.
     fast_dev_run : bool
         One batch of everything, written nowhere.
+    bar : bool, optional
+        Show a live bar; by default where one process writes to a terminal. (Open MPI gives its
+        ranks a terminal of their own, whatever mpirun writes to.)
 
     Returns
     -------
@@ -92,8 +97,15 @@ def train(
             checkpoint.make_run_folder(folder, overwrite=overwrite)
     dataset = open_dataset(config, world)
 
+    on_terminal = world.world_size == 1 and launched() is None and sys.stdout.isatty()
+
     def on_thread(team: World) -> Trained:
-        return _run(config, dataset, team, world.world_size, folder, fast_dev_run=fast_dev_run)
+        report: Report = Report()
+        if team.rank == 0:
+            report = Printed(bar=bar if bar is not None else on_terminal)
+        return _run(
+            config, dataset, team, world.world_size, folder, report, fast_dev_run=fast_dev_run
+        )
 
     parameters = make_network(config, dataset.train.x.shape[1], dataset.outputs).parameter_count
     return threads.run(world, choose_threads(config, parameters, world), on_thread)
@@ -121,6 +133,7 @@ def _run(
     world: World,
     processes: int,
     folder: Path | None,
+    report: Report,
     *,
     fast_dev_run: bool,
 ) -> Trained:
@@ -129,7 +142,6 @@ def _run(
     with world.together():
         if folder and world.rank == 0:  # only now: bad data leave no run behind, nor remove one
             checkpoint.begin_run(folder, to_toml(config))
-    report: Report = Printed() if world.rank == 0 else Report()
     with report:
         if folder and isinstance(report, Printed):
             report.open(folder / checkpoint.METRICS)
@@ -187,6 +199,7 @@ def _learn(
             "examples_per_second": seen / took,
         }
         report.epoch(record)
+    report.end()
     scores = {key: v for key, v in record.items() if key.startswith(("train_", "validation_"))}
     return {
         "theta_sha256": digest([trainer.theta.flat]),
