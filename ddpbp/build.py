@@ -25,14 +25,19 @@ def task_of(config: Config) -> str:
     return config.data.task or LOSSES[config.loss.name].tasks[0]
 
 
-def read_source(config: Config, path: str | None = None) -> Source:
-    """Open the source that the settings name, or another one of the same kind at `path`."""
+def read_source(config: Config, path: str | None = None, target: str | None = None) -> Source:
+    """Open the source that the settings name, or another one of the same kind at `path`.
+
+    `target` names the target columns if the settings do not.
+    """
     data = config.data
+    if data.target is not None:
+        target = str(data.target)
     return open_source(
         path or data.source,
         format=None if path and not Path(path).is_dir() else data.format,
         task=task_of(config),
-        target=None if data.target is None else str(data.target),
+        target=target,
         folder=data.folder,
         examples=data.examples,
         features=data.features,
@@ -55,8 +60,8 @@ def open_dataset(config: Config, world: World) -> Dataset:
     data = config.data
     with world.together():
         source = read_source(config)
-        validation = _held_out(config, data.validation)
-        test = None if data.test is None else _held_out(config, data.test)
+        validation = _held_out(config, data.validation, source.target)
+        test = None if data.test is None else _held_out(config, data.test, source.target)
     everything = [source.train.x, source.train.y]
     for part in (source.test, *(s.train for s in (validation, test) if isinstance(s, Source))):
         everything += [part.x, part.y] if part else []
@@ -79,8 +84,8 @@ def open_dataset(config: Config, world: World) -> Dataset:
     )
 
 
-def _held_out(config: Config, given: float | str) -> float | Source:
-    return read_source(config, given) if isinstance(given, str) else given
+def _held_out(config: Config, given: float | str, target: str | None) -> float | Source:
+    return read_source(config, given, target) if isinstance(given, str) else given
 
 
 def make_network(config: Config, features: int, outputs: int) -> Network:

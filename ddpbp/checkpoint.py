@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from ddpbp.config import Config, dump, parse
 from ddpbp.data.dataset import Standardization
 from ddpbp.errors import ConfigError, DataError, DdpbpError
 from ddpbp.nn.network import Network, Parameters
+
+Array = npt.NDArray[Any]
 
 MODEL = "model.safetensors"
 RESULT = "result.json"
@@ -52,8 +55,9 @@ def make_run_folder(folder: Path, *, overwrite: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         present = [name for name in OURS if (folder / name).exists()]
         if present and not overwrite:
+            kind = "a run" if RESULT in present else "a run that did not finish"
             raise ConfigError(
-                f"output {folder} already holds a run ({present[0]}); add --overwrite to replace "
+                f"output {folder} already holds {kind} ({present[0]}); add --overwrite to replace "
                 "it, or choose another folder with output=..."
             )
         probe = folder / f".probe.{os.getpid()}"
@@ -84,6 +88,9 @@ class Model:
     theta : Parameters
     classes : tuple of str or None
     standardization : Standardization or None
+    columns : tuple of str or None
+    target : str or None
+        The names of the features and of the targets, where the training file had a header.
     """
 
     config: Config
@@ -91,6 +98,8 @@ class Model:
     theta: Parameters
     classes: tuple[str, ...] | None
     standardization: Standardization | None
+    columns: tuple[str, ...] | None = None
+    target: str | None = None
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -114,6 +123,8 @@ def save_model(path: Path, model: Model) -> None:
         "hidden": model.network.hidden,
         "output": model.network.output,
         "classes": model.classes,
+        "columns": model.columns,
+        "target": model.target,
     }
     # A copy: the views may be unaligned or share one vector.
     whole = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
@@ -141,20 +152,44 @@ def load_model(path: Path) -> Model:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except KeyError:
         raise DataError(f"{file} holds no ddpbp model: its metadata lack the key 'ddpbp'") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} is damaged or no safetensors file: {error}") from None
+    try:
+        return _model(found, tensors)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise DataError(f"{file} is damaged, or of another version of ddpbp: {error!r}") from None
+
+
+def _model(found: Any, tensors: dict[str, Array]) -> Model:
+    """Put a model together; anything that does not fit is one of the errors of `load_model`."""
     config = parse(found["config"])
     network = Network(
         tuple(found["sizes"]), found["hidden"], found["output"], np.dtype(config.model.dtype)
     )
+    for l in range(1, network.L + 1):
+        network.activation(l)
+
+    def tensor(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        array = tensors[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+        return array
+
     theta = network.views(np.empty(network.parameter_count, network.dtype))
     for l in range(1, network.L + 1):
-        theta.W[l][...] = tensors[f"{2 * (l - 1)}.weight"]
-        theta.b[l][:, 0] = tensors[f"{2 * (l - 1)}.bias"]
+        n, n_in = theta.W[l].shape
+        theta.W[l][...] = tensor(f"{2 * (l - 1)}.weight", (n, n_in), network.dtype)
+        theta.b[l][:, 0] = tensor(f"{2 * (l - 1)}.bias", (n,), network.dtype)
     standardization = None
     if "standardization.mean" in tensors:
-        standardization = Standardization(
-            tensors["standardization.mean"], tensors["standardization.deviation"]
+        features = (network.sizes[0],)
+        mean, deviation = (
+            tensor(f"standardization.{name}", features, np.float64)
+            for name in ("mean", "deviation")
         )
-    classes = tuple(found["classes"]) if found["classes"] is not None else None
-    return Model(config, network, theta, classes, standardization)
+        standardization = Standardization(mean, deviation)
+    classes, columns = (
+        tuple(found[name]) if found.get(name) is not None else None
+        for name in ("classes", "columns")
+    )
+    return Model(config, network, theta, classes, standardization, columns, found.get("target"))

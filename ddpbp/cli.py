@@ -63,7 +63,14 @@ def on_all_ranks(
         except BaseException as error:
             code = 130 if isinstance(error, KeyboardInterrupt) else 1
             sys.stdout.flush()
-            if code == 1 and not isinstance(error, SystemExit):  # a simulated rank that follows
+            if isinstance(error, MemoryError):
+                sys.stderr.write(
+                    f"ddpbp: rank {world.rank} on {world.host} is out of memory: {error}; lower "
+                    "batch_size or model.hidden (ddpbp train --dry-run tells the memory)\n"
+                )
+            elif code == 130:
+                sys.stderr.write("ddpbp: interrupted; no model was written\n" * (world.rank == 0))
+            elif not isinstance(error, SystemExit):  # a simulated rank that follows
                 sys.stderr.write(f"ddpbp: rank {world.rank} on {world.host} failed:\n")
                 traceback.print_exc()
             sys.stderr.flush()

@@ -64,7 +64,7 @@ class ModelConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """σ of the hidden layers."""
     output: str | None = None
     """σ of the last layer; by default the one that goes with the loss."""
-    dropout: Share = 0.0
+    dropout: Annotated[float, Meta(ge=0, le=0.99)] = 0.0
     """The share of hidden units left out at each training step."""
     dtype: Literal["float32", "float64"] = "float32"
     """The type of everything computed."""
@@ -257,7 +257,7 @@ def schema() -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         near = difflib.get_close_matches(file.name, [p.name for p in _neighbours(file)], n=1)
         hint = f"; did you mean {file.with_name(near[0])}?" if near else ""
@@ -392,6 +392,11 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{_origin(key, file, origin)}: {key} = {value}: allowed: a finite number"
             )
+    if config.loss.label_smoothing and config.loss.name != "cross_entropy":
+        raise ConfigError(
+            f"{_origin('loss.label_smoothing', file, origin)}: loss.label_smoothing = "
+            f"{config.loss.label_smoothing:g} is for loss cross_entropy, not {config.loss.name}"
+        )
     held_out = [v for v in (config.data.validation, config.data.test) if isinstance(v, float)]
     if sum(held_out) >= 1.0:
         place = origin.get("data.test") or _origin("data.validation", file, origin)

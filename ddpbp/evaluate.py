@@ -15,7 +15,7 @@ from ddpbp.checkpoint import Model, load_model, write_whole
 from ddpbp.comm.reduce import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config import Config
-from ddpbp.data.dataset import with_classes
+from ddpbp.data.dataset import align
 from ddpbp.data.sources import Part, Source, read_features
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.nn.network import Network, Parameters
@@ -98,18 +98,18 @@ def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
             raise DataError(f"{path} was trained without test or validation data; name some DATA")
         return evaluator.score(model.theta, part)
     with world.together():
-        part = _like_training(model, read_source(model.config, data))
+        part = _like_training(model, read_source(model.config, data, model.target))
     return evaluator.score(model.theta, part)
 
 
 def _like_training(model: Model, source: Source) -> Part:
     """Return the examples of a source with the model's classes and standardisation."""
-    part = with_classes(model.classes, source)
     expected = model.network.sizes[0]
-    if part.x.shape[1] != expected:
+    if not source.columns and source.train.x.shape[1] != expected:
         raise DataError(
-            f"{source.description}: {part.x.shape[1]} features, the model takes {expected}"
+            f"{source.description}: {source.train.x.shape[1]} features, the model takes {expected}"
         )
+    part = align(model.classes, model.columns, source)
     return Part(_scaled(model, part.x), part.y)
 
 
@@ -122,12 +122,14 @@ def predict_file(path: Path, data: Path, output: Path | None, world: World) -> N
         model = load_model(path)
         if output is not None and output.suffix not in (".csv", ".npy"):
             raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
-        target = model.config.data.target
+        configured = model.config.data.target
+        target = model.target if configured is None else str(configured)
         x = read_features(
             data,
             format=None,
             features=model.network.sizes[0],
-            target=None if target is None else str(target),
+            target=target,
+            names=model.columns,
         )
     evaluator = Evaluator(model.config, model.network, world)
     a = evaluator.predict(model.theta, _scaled(model, x))

@@ -38,7 +38,7 @@ def require_enough_leaves(config: Config, world_size: int) -> None:
         raise ConfigError(
             f"{world_size} ranks, but a batch has only {leaves} leaves (batch_size = "
             f"{config.batch_size}, micro_batch_size = {config.leaf_size}): start at most {leaves} "
-            "ranks, raise batch_size or lower micro_batch_size"
+            "ranks, raise batch_size or lower micro_batch_size (each thread is a rank here)"
         )
 
 
@@ -151,7 +151,13 @@ def _run(
         result = _learn(config, trainer, evaluator, report, fast_dev_run=fast_dev_run)
         result |= {"world_size": processes, "threads": world.world_size // processes}
         model = Model(
-            config, trainer.network, trainer.theta, dataset.classes, dataset.standardization
+            config,
+            trainer.network,
+            trainer.theta,
+            dataset.classes,
+            dataset.standardization,
+            dataset.columns,
+            dataset.target,
         )
         with world.together():
             if folder and world.rank == 0:

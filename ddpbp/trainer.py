@@ -58,7 +58,8 @@ class Trainer:
             world.rank,
             world.world_size,
         )
-        capacity = max(self.batches.capacity, config.leaf_size)  # a canary is one full leaf
+        self._canary_size = min(config.leaf_size, len(dataset.train))  # one full leaf
+        capacity = max(self.batches.capacity, self._canary_size)
         self.backprop = make_backprop(config, self.network, capacity)
         layout = Layout(
             self.network.parameter_count, self.network.dtype, 1, self.batches.leaf_counts
@@ -170,7 +171,7 @@ class Trainer:
         )
 
     def _canary(self) -> str:
-        size = self.config.leaf_size
+        size = self._canary_size
         (stack,) = self.backprop.arrange(((1, size),))
         n = stack.x.size
         values = draws.uniform(draws.key(draws.CANARY), np.arange(n, dtype=np.uint64))

@@ -39,6 +39,7 @@ def d(tmp_path_factory) -> Path:
         "one.csv": "a,b,kind\n" + "1,2,x\n" * 9,
         "good.csv": "a,b,kind\n" + "1,2,x\n3,4,y\n" * 9,
         "wide.csv": "a,b,c,kind\n1,2,3,x\n4,5,6,y\n",
+        "renamed.csv": "a,c,kind\n1,2,x\n3,4,y\n",
         "other.csv": "a,b,kind\n" + "1,2,x\n3,4,z\n" * 9,
         "model.safetensors": "no model",
     }
@@ -68,7 +69,7 @@ TABLE: dict[str, tuple[str, list[str]]] = {
     "unknown name": ("train optimizer.name=adm", ["optimizer.name = 'adm'", "did you mean adam?"]),
     "wrong type": ("train epochs=many", ["argument epochs=many: epochs = 'many'", "int"]),
     "wrong type inside": ("train model.hidden=[8,x]", ["model.hidden"]),
-    "out of range": ("train model.dropout=1.5", ["model.dropout = 1.5", "< 1.0"]),
+    "out of range": ("train model.dropout=1.5", ["model.dropout = 1.5", "<= 0.99"]),
     "not finite": ("train optimizer.learning_rate=inf", ["optimizer.learning_rate", "finite"]),
     "no value": ("train {d}/run/config.toml epochs", ["'epochs'", "key=value"]),
     "missing configuration": ("train {d}/kyes.toml", ["kyes.toml does not", "{d}/keys.toml?"]),
@@ -99,7 +100,14 @@ TABLE: dict[str, tuple[str, list[str]]] = {
     "nothing left": ("train data.validation=0.5 data.test=0.5", ["data.test", "less than 1"]),
     "eval: no model": ("eval {d}/gone", ["{d}/gone does not exist"]),
     "eval: damaged model": ("eval {d}/model.safetensors", ["model.safetensors is damaged"]),
-    "eval: other columns": ("eval {d}/run {d}/wide.csv", ["3 features", "takes 2"]),
+    "eval: other columns": (
+        "eval {d}/run {d}/renamed.csv",
+        ["no column 'b' among a, c", "trained on a, b"],
+    ),
+    "smoothing without classes": (
+        "train loss.name=squared_error loss.label_smoothing=0.1",
+        ["loss.label_smoothing = 0.1", "cross_entropy, not squared_error"],
+    ),
     "predict: other columns": (
         "predict {d}/run {d}/unseen.npz",
         ["unseen.npz: 3 features", "takes 2"],

@@ -236,3 +236,62 @@ def test_one_process_needs_no_mpi_and_imports_little(python, tmp_path):
 )
 def test_a_launcher_is_known_by_its_environment(variables, expected):
     assert launched(variables) == expected
+
+
+def test_columns_are_found_by_name(tmp_path, capsys):
+    """Other orders, more columns and no target give the numbers of the file trained on."""
+    rng = np.random.default_rng(0)
+    rows = rng.random((60, 2))
+    kinds = ["x" if a > b else "y" for a, b in rows]
+    texts = {
+        "train.csv": ("a,b,kind", [f"{a},{b},{k}" for (a, b), k in zip(rows, kinds, strict=True)]),
+        "mixed.csv": (
+            "kind,b,note,a",
+            [f"{k},{b},7,{a}" for (a, b), k in zip(rows, kinds, strict=True)],
+        ),
+        "bare.csv": ("note,b,a", [f"hm,{b},{a}" for a, b in rows]),
+    }
+    for name, (header, lines) in texts.items():
+        (tmp_path / name).write_text("\n".join([header, *lines]) + "\n")
+    run_folder = str(tmp_path / "run")
+    assert run(["train", f"data.source={tmp_path / 'train.csv'}", f"output={run_folder}"]) == 0
+    scores, predictions = [], []
+    for name in texts:
+        capsys.readouterr()
+        if name != "bare.csv":
+            assert run(["eval", run_folder, str(tmp_path / name), "--json"]) == 0
+            scores.append(capsys.readouterr().out)
+        assert run(["predict", run_folder, str(tmp_path / name)]) == 0
+        predictions.append(capsys.readouterr().out)
+    assert scores[0] == scores[1]
+    assert predictions[0] == predictions[1] == predictions[2]
+
+
+@pytest.mark.parametrize(
+    "damage", ["shape", "dtype", "missing", "metadata", "no settings", "activation"]
+)
+def test_damaged_models_are_refused(trained, tmp_path, capsys, damage):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(trained / "model.safetensors", framework="numpy") as file:  # type: ignore[no-untyped-call]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    match damage:
+        case "shape":
+            tensors["0.weight"] = tensors["0.weight"][:1].copy()
+        case "dtype":
+            tensors["0.bias"] = tensors["0.bias"].astype(np.float16)
+        case "missing":
+            del tensors["2.bias"]
+        case "metadata":
+            metadata["ddpbp"] = "{"
+        case "no settings":
+            metadata["ddpbp"] = "{}"
+        case "activation":
+            metadata["ddpbp"] = metadata["ddpbp"].replace('"hidden": "relu"', '"hidden": "zzz"')
+    save_file(tensors, tmp_path / "model.safetensors", metadata)
+    assert run(["eval", str(tmp_path)]) == 2
+    ended = capsys.readouterr().err
+    assert "model.safetensors is damaged" in ended
+    assert ended.count("\n") == 1

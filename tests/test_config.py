@@ -144,7 +144,7 @@ def test_name_is_the_stem_of_the_file(file):
         ("batch_size=0", ["batch_size = 0", ">= 1"]),
         ("seed=-1", ["seed = -1", ">= 0"]),
         ("model.hidden=[8, 0]", ["model.hidden = [8, 0]", ">= 1"]),
-        ("model.dropout=1", ["model.dropout = 1", "< 1"]),
+        ("model.dropout=1", ["model.dropout = 1", "<= 0.99"]),
         ("optimizer.learning_rate=0", ["optimizer.learning_rate = 0", "> 0"]),
         ("optimizer.learning_rate=nan", ["optimizer.learning_rate = nan", "> 0"]),
         ("optimizer.learning_rate=inf", ["optimizer.learning_rate = inf", "finite"]),

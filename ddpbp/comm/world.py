@@ -95,7 +95,8 @@ class World:
         except DdpbpError as error:
             fault = (type(error), str(error))
         except OSError as error:
-            fault = (DdpbpError, f"{error.strerror}: {error.filename}")
+            where = f": {error.filename}" if error.filename else ""
+            fault = (DdpbpError, f"{error.strerror}{where}")
         for rank, (host, found) in enumerate(self.all_gather_object((self.host, fault))):
             if found is not None:
                 kind, message = found

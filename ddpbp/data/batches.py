@@ -103,7 +103,10 @@ class Batches:
     @property
     def capacity(self) -> int:
         """The most rows that this rank loads in a step."""
-        return max(self._rows(n) for n in (self.batch_size, self.examples % self.batch_size or 1))
+        return max(
+            self._rows(n)
+            for n in (min(self.batch_size, self.examples), self.examples % self.batch_size)
+        )
 
     def _rows(self, examples: int) -> int:
         _, _, shapes = leaf_shapes(examples, self.micro_batch_size, self.rank, self.world_size)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ddpbp import draws
 from ddpbp.data.order import Order
-from ddpbp.data.sources import Part, Source
+from ddpbp.data.sources import Part, Source, column_order
 from ddpbp.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -88,6 +88,9 @@ class Dataset:
         The number of units of the last layer.
     standardization : Standardization or None
     description : str
+    columns : tuple of str or None
+    target : str or None
+        The names of the features and of the targets, as `Source` has them.
     """
 
     train: Part
@@ -97,6 +100,8 @@ class Dataset:
     outputs: int
     standardization: Standardization | None
     description: str
+    columns: tuple[str, ...] | None = None
+    target: str | None = None
 
 
 def split(
@@ -129,7 +134,7 @@ def split(
     end = 0
     for given, count in zip((validation, test), counts, strict=True):
         if isinstance(given, Source):
-            parts.append(with_classes(source.classes, given))
+            parts.append(align(source.classes, source.columns, given))
         else:
             parts.append(_rows(source.train, (place >= end) & (place < end + count)))
         end += count
@@ -199,6 +204,8 @@ def prepare(
         outputs,
         fitted,
         source.description,
+        source.columns,
+        source.target,
     )
 
 
@@ -218,21 +225,24 @@ def _rows(part: Part, chosen: npt.NDArray[np.bool_]) -> Part | None:
     return Part(part.x[chosen], part.y[chosen]) if chosen.any() else None
 
 
-def with_classes(classes: tuple[str, ...] | None, other: Source) -> Part:
-    """Return the examples of `other`, its classes numbered as in `classes`.
+def align(classes: tuple[str, ...] | None, columns: tuple[str, ...] | None, other: Source) -> Part:
+    """Return the examples of `other` with these classes and columns, matched by name.
 
     Raises
     ------
     DataError
-        Names a class that is not among them.
+        Names a class or a column that does not fit.
     """
-    if classes is None or other.classes is None or classes == other.classes:
-        return other.train
-    unknown = [name for name in other.classes if name not in classes]
-    if unknown:
-        raise DataError(
-            f"{other.description}: class {unknown[0]!r} does not occur in the training part, "
-            f"whose classes are {', '.join(classes)}"
-        )
-    numbers = np.array([classes.index(name) for name in other.classes])
-    return Part(other.train.x, numbers[other.train.y])
+    x, y = other.train.x, other.train.y
+    if columns and other.columns and columns != other.columns:
+        order = column_order(columns, other.columns, other.description)
+        x = np.ascontiguousarray(x[:, order])
+    if classes is not None and other.classes is not None and classes != other.classes:
+        unknown = [name for name in other.classes if name not in classes]
+        if unknown:
+            raise DataError(
+                f"{other.description}: class {unknown[0]!r} does not occur in the training part, "
+                f"whose classes are {', '.join(classes)}"
+            )
+        y = np.array([classes.index(name) for name in other.classes])[y]
+    return Part(x, y)

@@ -1,7 +1,7 @@
 """Where the examples come from: each source opens one format and reads rows."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,18 @@ class Source:
         The names of the classes; None unless the task is classification.
     description : str
         One line for the log.
+    columns : tuple of str or None
+        The names of the features, where the file has a header.
+    target : str or None
+        The names of the target columns, likewise.
     """
 
     train: Part
     test: Part | None
     classes: tuple[str, ...] | None
     description: str
+    columns: tuple[str, ...] | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,12 @@ def open_source(
 
 
 def read_features(
-    path: str | Path, *, format: str | None = None, features: int, target: str | None = None
+    path: str | Path,
+    *,
+    format: str | None = None,
+    features: int,
+    target: str | None = None,
+    names: Sequence[str] | None = None,
 ) -> Array:
     """Read rows to predict from.
 
@@ -156,6 +167,9 @@ def read_features(
         The number of features that the model takes.
     target : str, optional
         As in `open_source`; target columns may be there or not, and are dropped.
+    names : sequence of str, optional
+        The names of the features: from a CSV file with a header these columns are taken, in this
+        order, whatever else it holds.
 
     Returns
     -------
@@ -174,7 +188,8 @@ def read_features(
         name = next((name for name in ("x", "x_test") if name in names), only)
         x = features_of(read_npz(path, _array(path, names, name)), f"{path}: {name}")
     else:
-        x = features_of(_without_target(path, kind, features, target), f"{path}: features")
+        table = _without_target(path, kind, features, target, names)
+        x = features_of(table, f"{path}: features")
     if x.shape[1] != features:
         raise DataError(
             f"{path}: {x.shape[1]} features in each row where the model takes {features}; give "
@@ -183,7 +198,9 @@ def read_features(
     return x
 
 
-def _without_target(path: Path, kind: str, features: int, target: str | None) -> Array:
+def _without_target(
+    path: Path, kind: str, features: int, target: str | None, names: Sequence[str] | None
+) -> Array:
     words = [] if target is None else target.split(",")
     whole = features + max(1, len(words))
     if kind == "npy":
@@ -191,9 +208,30 @@ def _without_target(path: Path, kind: str, features: int, target: str | None) ->
         there = table.ndim == 2 and table.shape[1] == whole
         return np.delete(table, columns(path, target, None, whole), 1) if there else table
     layout = csv_layout(path)
+    if names and layout.names:
+        order = column_order(names, layout.names, str(path))
+        others = [column for column in range(layout.columns) if column not in order]
+        return read_csv(path, layout, others)[0][:, order]
     there = layout.columns == whole or any(word in (layout.names or ()) for word in words)
     picks = columns(path, target, layout.names, layout.columns) if there else []
     return np.delete(read_csv(path, layout, picks)[0], picks, 1)
+
+
+def column_order(wanted: Sequence[str], found: Sequence[str], where: str) -> list[int]:
+    """Return where the wanted columns stand among the found ones.
+
+    Raises
+    ------
+    DataError
+        Names the columns that are missing.
+    """
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise DataError(
+            f"{where}: no column {missing[0]!r} among {', '.join(found[:12])}; the model was "
+            f"trained on {', '.join(wanted[:12])}"
+        )
+    return [found.index(name) for name in wanted]
 
 
 def _path(source: str, names: Collection[str] = ()) -> Path:
@@ -202,7 +240,10 @@ def _path(source: str, names: Collection[str] = ()) -> Path:
         path = Path(source).expanduser()
         if not path.exists():
             known = f"give a path or one of {', '.join(names)}" if names else "check the path"
-            raise DataError(f"{source}: no such file or folder{hint(source, names)}; {known}")
+            place = "" if path.is_absolute() else f" in {Path.cwd()}"
+            raise DataError(
+                f"{source}: no such file or folder{place}{hint(source, names)}; {known}"
+            )
     return path
 
 
@@ -331,7 +372,12 @@ def _csv(request: Request) -> Source:
     names = None
     if classify:
         y, names = _named_classes(path, layout.name(picks[0]), y[:, 0], words)
-    return _source(request, path, (np.delete(table, picks, 1), y), names=names)
+    source = _source(request, path, (np.delete(table, picks, 1), y), names=names)
+    if layout.names is None:
+        return source
+    features = [name for column, name in enumerate(layout.names) if column not in picks]
+    target = ",".join(layout.names[column] for column in picks)
+    return replace(source, columns=tuple(features), target=target)
 
 
 def _named_classes(path: Path, column: str, y: Array, words: list[str]) -> tuple[Array, list[str]]:
