@@ -105,9 +105,6 @@ class Reducer:
         """Return the gradient and the statistics of the step, summed over its `size` leaves."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Give back what is shared with others."""
-
     def _in_order(self, rows: Array, size: int) -> list[Array]:
         """List the nodes of all ranks in tree order; rows is (world_size, rows, ...)."""
         counts, _ = self.programs[size]
