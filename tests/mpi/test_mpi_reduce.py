@@ -94,7 +94,6 @@ def test_reducer_gives_the_bits_of_one_process(world, kind, length, dtype):
         alone, together = Local(World(), layout), KINDS[kind](world, layout)
         for step, size in enumerate([*counts, counts[0]]):
             assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
-        together.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
