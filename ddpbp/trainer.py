@@ -1,7 +1,6 @@
 """One rank of a run: its weights, its leaves, its part in every step."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,10 @@ class Trainer:
         )
         self.reducer = make_reducer(world, layout, pin.notes.append)
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
-        self._merges: dict[tuple[int, int, int], list[int]] = {}
+        self._merges = {
+            n: tree.run_program(n, world.rank, world.world_size)[0]
+            for n in self.batches.leaf_counts
+        }
         self.optimizer = make_optimizer(config, self.network)
         self.schedule = make_schedule(config, self.batches.steps_per_epoch)
         self.step, self.phase = 0, "between"
@@ -93,7 +95,7 @@ class Trainer:
             batch.shapes,
             self.config.loss.label_smoothing,
         )
-        merges = self._my_merges(batch)
+        merges = self._merges[batch.leaf_count]
         rows = self.reducer.nodes(batch.leaf_count)
 
         self.phase = "forward"
@@ -127,13 +129,6 @@ class Trainer:
         tensors = {"theta": self.theta.flat}
         tensors |= {f"optimizer {k}": v for k, v in self.optimizer.state.items()}
         require_in_step(self.world, self.step, tensors)
-
-    def _my_merges(self, batch: Batch) -> Sequence[int]:
-        where = (batch.leaf_count, *batch.leaves)
-        if where not in self._merges:
-            leaves = ((i, i + 1) for i in range(*batch.leaves))
-            self._merges[where], _ = tree.fold(leaves, batch.leaf_count)
-        return self._merges[where]
 
     def _raise_diverged(self, batch: Batch, grad: Array) -> None:
         """Find the first layer that is not finite, over all ranks; nobody's weights were touched.
