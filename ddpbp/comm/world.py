@@ -195,6 +195,7 @@ class MpiWorld(World):
         self.node_sizes = tuple(sum(place[0] == one for place in places) for one in leaders)
         self.lane_count = min(self.node_sizes)
         self.lane = local.rank if local.rank < self.lane_count else -1
+        self._barrier: Callable[[], object] = local.Barrier
         self._lane_comm = comm.Split(self.lane if self.lane >= 0 else MPI.UNDEFINED, self.node)
 
     shares_memory = True
@@ -209,12 +210,15 @@ class MpiWorld(World):
         return self._lane_comm.Irecv(receive, node, tag)
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
-        from ddpbp.comm.pages import map_pages
+        from ddpbp.comm.pages import make_barrier, map_pages
 
-        return map_pages(self, bytes_per_rank)
+        memory, reason = map_pages(self, bytes_per_rank)
+        if memory is not None and self._barrier == self.local_comm.Barrier:
+            self._barrier = make_barrier(self) or self._barrier
+        return memory, reason
 
     def local_barrier(self) -> None:
-        self.local_comm.Barrier()
+        self._barrier()
 
     def all_gather(self, send: Array, receive: Array) -> None:
         self.comm.Allgather(send, receive)
