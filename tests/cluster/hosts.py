@@ -296,7 +296,8 @@ class Hosts:
         self._on_switch("ip", "link", "set", host, "up")
 
     def kill(self, host: str) -> None:
-        """Crash the host: all its processes are gone at once."""
+        """Crash the host: all its processes are gone at once, and nobody is told."""
+        self.cut(host)
         os.kill(self._pids[host], signal.SIGKILL)
 
     def _in_network(self, name: str, command: str, *arguments: str) -> str:
