@@ -326,21 +326,18 @@ def doctor(
 
     CONFIG and KEY=VALUE are as for train. Exit code 1 if a check has failed.
     """
-    import faulthandler
-
     from ddpbp import doctor
 
     found = launched()
     first = found is None or found[0] == 0
 
     def main(world: World) -> int:
-        faulthandler.cancel_dump_traceback_later()
+        joined()
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
         say = click.echo if world.rank == 0 else lambda _: None
         return doctor.examine(config, world, say, timeout_seconds)
 
-    # MPI_Init holds the interpreter while it waits; this needs none.
-    faulthandler.dump_traceback_later(timeout_seconds, exit=True)
+    joined = doctor.limit_joining(timeout_seconds, first=first)
     try:
         return on_all_ranks(main)
     except ConfigError as error:  # launcher and library do not fit: there is no world
@@ -348,7 +345,7 @@ def doctor(
             click.echo(doctor.launcher_fault(error))
         return 1
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        joined()
 
 
 @cli.group()

@@ -4,8 +4,10 @@ Every check runs on all ranks, in the same order, and finds the same on each; ra
 is imported late: a launcher that does not fit must be told before anything else.
 """
 
+import faulthandler
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ddpbp import __version__, pin, tree
-from ddpbp.comm.world import MpiWorld, World, load_mpi
+from ddpbp.comm.world import MpiWorld, World, mpi_library
 from ddpbp.config import Config
 from ddpbp.errors import ConfigError, DdpbpError
 
@@ -48,21 +50,48 @@ def limit(seconds: float, what: str, *, first: bool) -> threading.Timer:
 
     def end() -> None:
         if first:
-            row = Row(
-                "fail",
-                what,
-                f"no end after {seconds:g} s",
-                "a rank, its host or the network does not answer: try with fewer hosts to find "
-                "which, or give it longer with --timeout",
-            )
-            sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
+            _no_end(what, seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds + (0.0 if first else 2.0), end)
     timer.daemon = True
     timer.start()
     return timer
+
+
+def _no_end(what: str, seconds: float) -> None:
+    fix = (
+        "a rank, its host or the network does not answer: try with fewer hosts to find which, or "
+        "give it longer with --timeout"
+    )
+    sys.stdout.write(f"{Row('fail', what, f'no end after {seconds:g} s', fix)}\n")
+    sys.stdout.flush()
+
+
+def limit_joining(seconds: float, *, first: bool) -> Callable[[], None]:
+    """Do as `limit` while MPI starts; call what is returned as soon as it has.
+
+    MPI_Init holds the interpreter while it waits. So a process tells, and another clock ends.
+    """
+    joined, tell = os.pipe()
+    teller = os.fork()
+    if teller == 0:
+        os.close(tell)
+        if not select.select([joined], [], [], seconds)[0] and first:
+            _no_end("launcher", seconds)
+        os._exit(0)
+    os.close(joined)
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - until it has rung or is cancelled
+    faulthandler.dump_traceback_later(seconds + 1.0, exit=True, file=nowhere)
+
+    def cancel() -> None:
+        if not nowhere.closed:
+            faulthandler.cancel_dump_traceback_later()
+            nowhere.close()
+            os.close(tell)
+            os.waitpid(teller, 0)
+
+    return cancel
 
 
 def launcher_fault(error: ConfigError) -> Row:
@@ -155,9 +184,9 @@ def _launcher(world: World) -> Row:
     mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
     install = "to use several ranks: pip install 'ddpbp[mpich]'"
     try:
-        library = load_mpi()[1]
+        library = mpi_library()
     except ConfigError as error:
-        return Row("warn", "launcher", str(error).partition(";")[0], install)
+        return Row("warn", "launcher", " ".join(str(error).partition(";")[0].split()), install)
     if mpiexec is None:
         return Row("warn", "launcher", f"{library}, but no mpiexec", install)
     told = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, timeout=20).stdout
@@ -259,9 +288,14 @@ def _reduction(trainer: Any) -> Row:
 
     world, reducer, layout = trainer.world, trainer.reducer, trainer.reducer.layout
 
+    rounded = reducer.wire.round if reducer.wire else None
+
     def leaf(i: int) -> Any:  # one leaf's gradient, as a pattern that repeats
         key = draws.key(draws.CANARY, i)
-        return draws.normal(key, np.arange(4_099, dtype=np.uint64)).astype(layout.dtype)
+        values = draws.normal(key, np.arange(4_099, dtype=np.uint64)).astype(layout.dtype)
+        if rounded:
+            rounded(values)
+        return values
 
     seconds = 0.0
     wrong = 0
@@ -269,17 +303,18 @@ def _reduction(trainer: Any) -> Row:
         start, stop = tree.deal(size, world.rank, world.world_size)
         merges, _ = tree.run_program(size, world.rank, world.world_size)
         rows = reducer.nodes(size)
-        nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges)
+        nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges, rounded)
         for row, node in zip(reducer.node_grads[rows], nodes, strict=True):
             row[:] = np.resize(node, layout.length)
         reducer.node_statistics[rows] = 1.0
+        world.all_gather_object(None)
         began = time.perf_counter()
-        for start_W, _, end in reversed(trainer.network.spans):
-            reducer.start(start_W, end)
+        for begin, _, _ in reversed(trainer.network.spans):
+            reducer.start(begin)
         found = reducer.finish(size).grad
         seconds = time.perf_counter() - began
         whole, _ = tree.fold(((i, i + 1) for i in range(size)), size)
-        (expected,) = tree.accumulate((leaf(i) for i in range(size)), whole)
+        (expected,) = tree.accumulate((leaf(i) for i in range(size)), whole, rounded)
         wrong += int(np.count_nonzero(found != np.resize(expected, layout.length)))
     ranks = [rank for rank, bad in enumerate(world.all_gather_object(wrong)) if bad]
     if ranks:

@@ -152,7 +152,9 @@ class MpiWorld(World):
 
     def __init__(self, expected: int | None, machine: int | None = None) -> None:
         super().__init__()
-        MPI, library = load_mpi()
+        library = mpi_library()
+        from mpi4py import MPI
+
         another = (
             "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
             "environment (its bin folder), or install the matching library"
@@ -163,7 +165,7 @@ class MpiWorld(World):
         if not MPI.Is_initialized():
             with warnings.catch_warnings(action="ignore"):  # the fault it warns of is told below
                 MPI.Init_thread()
-        comm = MPI.COMM_WORLD
+        comm: MPI.Intracomm = MPI.COMM_WORLD
         if expected is not None and expected != comm.size:
             raise ConfigError(
                 f"the launcher started {expected} ranks, but MPI ({library}) sees {comm.size}: "
@@ -223,8 +225,8 @@ class MpiWorld(World):
         self.comm.Abort(code)
 
 
-def load_mpi() -> tuple[Any, str]:
-    """Load the MPI library without starting it; return the module and the library's name.
+def mpi_library() -> str:
+    """Load the MPI library without starting it; return its name.
 
     Raises
     ------
@@ -242,7 +244,7 @@ def load_mpi() -> tuple[Any, str]:
             "pip install 'ddpbp[mpich]'"
         ) from None
     name = re.split(r"[,\n]", MPI.Get_library_version())[0]
-    return MPI, " ".join(name.replace("Version:", "").split())
+    return " ".join(name.replace("Version:", "").split())
 
 
 class _Hub:
