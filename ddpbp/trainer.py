@@ -1,6 +1,7 @@
 """One rank of a run: its weights, its leaves, its part in every step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from ddpbp import draws, pin, tree
 from ddpbp.build import load, make_backprop, make_network, make_optimizer, make_schedule
+from ddpbp.checkpoint import State
 from ddpbp.comm.reduce import make_reducer
 from ddpbp.comm.reducer import Layout
 from ddpbp.comm.watch import digest, require_equal, require_in_step
@@ -15,11 +17,13 @@ from ddpbp.comm.world import World
 from ddpbp.config import Config
 from ddpbp.data.batches import Batch, Batches
 from ddpbp.data.dataset import Dataset
-from ddpbp.errors import Diverged
+from ddpbp.errors import Diverged, OutOfStep
 from ddpbp.nn.network import initialize
 from ddpbp.nn.schedules import factor
 
 Array = npt.NDArray[Any]
+
+SENT = 2**24  # elements handed out by one message
 
 
 class Trainer:
@@ -39,6 +43,8 @@ class Trainer:
         The number of updates so far.
     eta : float
         The learning rate of the last update.
+    request, agreed : int
+        What this rank asks of all at the next step (see `stop`), and what came of the last.
     phase : str
         What this rank is doing: data, forward, backward, reduce, update or between.
     canary : str
@@ -72,6 +78,8 @@ class Trainer:
         self.optimizer = make_optimizer(config, self.network)
         self.schedule = make_schedule(config, self.batches.steps_per_epoch)
         self.step, self.phase = 0, "between"
+        self.request = self.agreed = 0
+        self._in_step = -1  # the step at which the ranks were last compared
         self.eta = self.learning_rate()
         self.canary = self._canary()
         require_equal(
@@ -111,6 +119,8 @@ class Trainer:
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
             self._raise_diverged(batch, reduced.grad)
+        # TODO: ride on the reduction
+        self.agreed = max(self.world.all_gather_object(self.request))
         self.phase = "update"
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
@@ -124,11 +134,36 @@ class Trainer:
         scale = self.config.batch_size / o.base_batch_size if o.base_batch_size else 1.0
         return o.learning_rate * scale * factor(self.config.schedule.name, self.step, self.schedule)
 
+    @property
+    def vectors(self) -> dict[str, Array]:
+        """The flat vectors that a step changes: θ, and the optimizer's."""
+        state = {f"optimizer.{name}": vector for name, vector in self.optimizer.state.items()}
+        return {"theta": self.theta.flat, **state}
+
     def require_in_step(self) -> None:
         """Stop the run unless every rank holds the same weights and optimizer state."""
-        tensors = {"theta": self.theta.flat}
-        tensors |= {f"optimizer {k}": v for k, v in self.optimizer.state.items()}
-        require_in_step(self.world, self.step, tensors)
+        if self._in_step != self.step:
+            require_in_step(self.world, self.step, self.vectors)
+            self._in_step = self.step
+
+    def restore(self, state: State, saved: Mapping[str, Array] | None) -> None:
+        """Take over a state; rank 0 hands out the vectors that it read, the others pass None.
+
+        Raises
+        ------
+        OutOfStep
+            On every rank, if one did not receive the weights as they were saved.
+        """
+        for name, vector in self.vectors.items():
+            for begin in range(0, vector.size, SENT):
+                block = slice(begin, begin + SENT)
+                vector[block] = self.world.broadcast(saved and saved[name][block])
+        self.step, self.eta = state.step, state.learning_rate
+        self.optimizer.products = list(state.optimizer_products)
+        with self.world.together():
+            if digest([self.theta.flat]) != state.theta_sha256:
+                raise OutOfStep(f"step {self.step}: the weights are not those that were saved")
+        self.require_in_step()
 
     def _raise_diverged(self, batch: Batch, grad: Array) -> None:
         """Find the first layer that is not finite, over all ranks; nobody's weights were touched.
