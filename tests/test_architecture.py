@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ddpbp"
 
 # The ground bears all; a room is a folder whose modules know each other and no other room.
 FLOORS = {
-    "ground": {"errors", "draws", "tree", "pin"},
+    "ground": {"errors", "draws", "tree", "pin", "wire"},
     "floor 0": {"nn", "data", "comm"},
     "floor 1": {"config", "runfolder", "model", "checkpoint", "stop", "metrics", "report", "build"},
     "floor 2": {"train", "trainer", "resume", "evaluate", "gradcheck", "dryrun"},

@@ -20,7 +20,7 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     """Map memory that all processes of this node see.
 
     The pages are reserved before they are used: a /dev/shm that is too small (64 MB in a
-    container) is a refusal here, not a bus error later.
+    container) is a refusal here, not a bus error later. A rank alone on its node needs no file.
 
     Returns
     -------
@@ -30,17 +30,19 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
         Why not.
     """
     each = -(-bytes_per_rank // mmap.PAGESIZE) * mmap.PAGESIZE
+    alone = world.local_size == 1
     name = None
-    if world.local_rank == 0:
+    if world.local_rank == 0 and not alone:
         name = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(4).hex()}"
     names = world.all_gather_object((world.node, name))
-    path = next(found for node, found in names if node == world.node and found)
+    path = next((found for node, found in names if node == world.node and found), FOLDER)
     memory: Array | None = None
     reason = ""
     file = -1
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(file, world.local_rank * each, each)
+        if not alone:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.posix_fallocate(file, world.local_rank * each, each)
     except OSError as error:
         needed = each * world.local_size / 2**20
         reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
@@ -48,12 +50,12 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
             reason += "; enlarge it, as with docker run --shm-size=1g"
     reasons = [r for r in world.all_gather_object(reason) if r]
     if not reasons:
-        mapped = mmap.mmap(file, each * world.local_size)
+        mapped = mmap.mmap(file, each * world.local_size)  # file -1 is private memory
         memory = np.frombuffer(mapped, np.uint8).reshape(world.local_size, each)
         memory = memory[:, :bytes_per_rank]
     if file >= 0:
         os.close(file)
     world.all_gather_object(None)  # everybody has mapped it
-    if world.local_rank == 0:
-        path.unlink(missing_ok=True)
+    if name is not None:
+        name.unlink(missing_ok=True)
     return memory, reasons[0] if reasons else ""
