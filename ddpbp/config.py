@@ -190,6 +190,7 @@ SECTIONS = ("data", "model", "loss", "optimizer", "schedule", "checkpoint")
 # fmt: off
 HARMLESS = {
     "output", "threads", "log_every_steps", "check_every_steps", "max_seconds", "stall_seconds",
+    "bucket_cap_bytes",
     "data.folder", "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep_last",
     "checkpoint.keep_best",
 }

@@ -118,13 +118,12 @@ class Trainer:
         for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
             self.reducer.start(begin)
         self.phase = "reduce"
-        reduced = self.reducer.finish(batch.leaf_count)
+        reduced = self.reducer.finish(batch.leaf_count, self.request)
+        self.agreed = reduced.signal
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
             self._raise_diverged(batch, reduced.grad)
-        # TODO: ride on the reduction
-        self.agreed = max(self.world.all_gather_object(self.request))
         self.phase = "update"
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
