@@ -279,8 +279,7 @@ class Writer:
         self._failure: DdpbpError | None = None
 
     def start(self, model: Model, vectors: Mapping[str, Array], state: State) -> None:
-        """Copy the vectors and begin to write them, once nothing is being written any more."""
-        self.wait()
+        """Copy the vectors and begin to write them; nothing may be being written any more."""
         copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
         model = replace(model, theta=model.network.views(copies["theta"]))
         self._thread = threading.Thread(target=self._write, args=(model, copies, state))

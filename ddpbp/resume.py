@@ -1,9 +1,12 @@
 """How a run starts: anew, or from a checkpoint whose numbers it would go on with bit for bit."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from ddpbp import pin, runfolder
 from ddpbp.checkpoint import Checkpoint, find
@@ -39,6 +42,26 @@ class Start:
         if not self.force:
             raise ConfigError(f"{text}; undo the change, or go on all the same with --force")
         self.notes.append(f"warning: {text}; going on, as forced")
+
+    def require_fit(self, vectors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Refuse a checkpoint of another network or optimizer, forced or not.
+
+        Raises
+        ------
+        ConfigError
+            Says what does not fit.
+        """
+        if self.checkpoint is None:
+            return
+        found, needed = (
+            ", ".join(f"{name} {vector.dtype} ({vector.size:,})" for name, vector in some.items())
+            for some in (self.checkpoint.vectors, vectors)
+        )
+        if found != needed:
+            raise ConfigError(
+                f"{self.checkpoint.path} holds {found}; this network and optimizer need {needed}: "
+                "take the model and optimizer settings of the checkpoint, or start a new run"
+            )
 
     def require_same_numbers(self, data_sha256: str, canary: str) -> None:
         """Refuse other data, or a machine that computes other bits, than the checkpoint's.

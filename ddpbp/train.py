@@ -195,6 +195,7 @@ class Run:
         """Run from the start, as rank 0 knows it, to the end."""
         found = start.checkpoint
         with self.world.together():  # only now: bad data leave no run behind, nor remove one
+            start.require_fit(self.trainer.vectors)
             start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
             if self.writer and self.folder and not start.result:
                 metrics = found and metrics_of(found)
@@ -306,6 +307,8 @@ class Run:
                 canary_sha256=self.trainer.canary,
                 environment=pin.fingerprint(),
             )
+            self.writer.wait()
+            self._tell_failure()
             self.writer.start(self.model, self.trainer.vectors, state)
 
     def _tell_failure(self) -> None:
