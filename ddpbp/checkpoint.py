@@ -282,7 +282,9 @@ class Writer:
         """Copy the vectors and begin to write them; nothing may be being written any more."""
         copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
         model = replace(model, theta=model.network.views(copies["theta"]))
-        self._thread = threading.Thread(target=self._write, args=(model, copies, state))
+        self._thread = threading.Thread(
+            target=self._write, name="checkpoint", args=(model, copies, state)
+        )
         self._thread.start()
 
     def _copy(self, name: str, vector: Array) -> Array:

@@ -44,6 +44,7 @@ class Evaluator:
         smoothing = self._config.loss.label_smoothing
         load(self._backprop, part, rows, ((1, rows.stop - rows.start),), smoothing)
         self._backprop.forward(theta)
+        self._world.pulse.progress += 1
         return rows
 
     def score(self, theta: Parameters, part: Part) -> dict[str, float]:

@@ -78,7 +78,7 @@ def make_run_folder(folder: Path, *, overwrite: bool) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in OURS if (folder / name).exists()]
+        present = [name for name in OURS if name != FAULT and (folder / name).exists()]
         if present and not overwrite:
             unfinished = RESULT not in present
             kind = "a run that did not finish" if unfinished else "a run"

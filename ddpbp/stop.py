@@ -77,7 +77,7 @@ class Requests:
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, _do_nothing)
             signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._thread = threading.Thread(target=self._listen, daemon=True)
+            self._thread = threading.Thread(target=self._listen, name="ddpbp signals", daemon=True)
             self._thread.start()
         return self
 

@@ -16,6 +16,7 @@ from ddpbp import __version__, pin, tree
 from ddpbp.build import make_network, open_dataset
 from ddpbp.checkpoint import Progress, State, Writer, metrics_of
 from ddpbp.comm import threads
+from ddpbp.comm.heartbeat import Fault, Heartbeat
 from ddpbp.comm.watch import digest
 from ddpbp.comm.world import World, launched
 from ddpbp.config import Config, dump, fingerprint, to_toml
@@ -114,11 +115,16 @@ def train(
         every_minutes=config.checkpoint.every_minutes,
         alone=launched() is None,
     )
-    with requests:
+
+    def leave(fault: Fault) -> bool:
+        return folder is None or write_fault(folder, fault)
+
+    with requests, Heartbeat(world, config.stall_seconds, leave) as heartbeat:
         start = Start()
         with world.together():
             if folder and world.rank == 0:
                 start = prepare(config, folder, overwrite=overwrite, resume=resume, force=force)
+                start.notes += heartbeat.notes
         dataset = open_dataset(config, world)
         on_terminal = world.world_size == 1 and launched() is None and sys.stdout.isatty()
 
@@ -290,6 +296,7 @@ class Run:
         """Begin to write a checkpoint, of what all ranks agree on."""
         if self.folder is None:
             return
+        self.trainer.phase = "checkpoint"
         self.trainer.require_in_step()
         self.requests.saved()
         if self.writer:
@@ -310,6 +317,7 @@ class Run:
             self.writer.wait()
             self._tell_failure()
             self.writer.start(self.model, self.trainer.vectors, state)
+        self.trainer.phase = "between"
 
     def _tell_failure(self) -> None:
         """Say it if a checkpoint could not be written; the training goes on."""
@@ -325,6 +333,7 @@ class Run:
             On every rank.
         """
         self._save()
+        self.trainer.phase = "checkpoint"
         step, why = self.trainer.step, reason(request, self.config.max_seconds)
         with self.world.together():
             if self.writer:
@@ -340,6 +349,7 @@ class Run:
         """Write the last checkpoint, the model and, as the mark of a complete run, the result."""
         scores = self.progress.scores
         self._save(score=_loss(scores) if scores else None)
+        self.trainer.phase = "checkpoint"
         with self.world.together():
             if self.writer and self.folder:
                 self.writer.wait()
@@ -351,7 +361,9 @@ class Run:
         part = getattr(self.dataset, name)
         if part is None:
             return {}
+        self.trainer.phase = "evaluate"
         found = self.evaluator.score(self.trainer.theta, part)
+        self.trainer.phase = "between"
         return {f"{name}_{key}": v for key, v in found.items()}
 
 

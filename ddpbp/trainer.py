@@ -45,8 +45,6 @@ class Trainer:
         The learning rate of the last update.
     request, agreed : int
         What this rank asks of all at the next step (see `stop`), and what came of the last.
-    phase : str
-        What this rank is doing: data, forward, backward, reduce, update or between.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
     """
@@ -82,7 +80,8 @@ class Trainer:
         }
         self.optimizer = make_optimizer(config, self.network)
         self.schedule = make_schedule(config, self.batches.steps_per_epoch)
-        self.step, self.phase = 0, "between"
+        self.step = 0
+        self.phase = "between"
         self.request = self.agreed = 0
         self._in_step = -1  # the step at which the ranks were last compared
         self.eta = self.learning_rate()
@@ -97,6 +96,17 @@ class Trainer:
         require_equal(
             world, "initial weights", digest([self.theta.flat]), "use equal versions everywhere"
         )
+
+    @property
+    def phase(self) -> str:
+        """What this rank is doing now."""
+        return self.world.pulse.phase
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        pulse = self.world.pulse
+        pulse.phase, pulse.step = name, self.step
+        pulse.progress += 1
 
     def train_step(self, batch: Batch) -> float:
         """Run one step of gradient descent over all ranks; return the batch's mean loss."""

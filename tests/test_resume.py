@@ -141,9 +141,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
         p / "state.json", (p / "state.json").read_text().index("0.0")
     ),
     "no JSON": lambda p: (p / "state.json").write_text("{"),
-    "no state": lambda p: (p / "state.json").unlink(),
-    "no weights": lambda p: (p / "model.safetensors").unlink(),
-    "empty": lambda p: [file.unlink() for file in p.iterdir()],
+    "no state": lambda p: (p / "state.json").rename(p / "other"),
+    "no weights": lambda p: (p / "model.safetensors").rename(p / "other"),
+    "empty": lambda p: [file.rename(p.parent / file.name) for file in p.iterdir()],
 }
 
 
