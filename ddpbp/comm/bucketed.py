@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ddpbp import tree
 from ddpbp.comm.portable import Tails
-from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, is_finite, quiet
+from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, is_finite
 from ddpbp.comm.world import Request, World
 
 
@@ -94,7 +94,6 @@ class Bucketed(Reducer):
         self._size, self._begun, self._finite = size, 0, True
         return super().nodes(size)
 
-    @quiet
     def start(self, begin: int) -> None:
         while self._begun < len(self._buckets) and self._buckets[self._begun][0] >= begin:
             self._travelling.append((self._travel(self._begun), []))

@@ -11,7 +11,6 @@ from ddpbp.comm.reducer import (
     TreeSum,
     blocks,
     is_finite,
-    quiet,
 )
 from ddpbp.comm.world import World
 
@@ -35,7 +34,6 @@ class Gathered(Reducer):
                 TreeSum(statistics, merges, self._statistics, []),
             )
 
-    @quiet
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self._signal(signal)
         self.world.all_gather(self._memory, self._all)
@@ -84,7 +82,6 @@ class Sliced(Reducer):
             for size, (_, merges) in self.programs.items()
         }
 
-    @quiet
     def finish(self, size: int, signal: int = 0) -> Reduced:
         ranks = self.world.world_size
         for r in range(ranks):

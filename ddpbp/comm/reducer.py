@@ -20,9 +20,6 @@ Array = npt.NDArray[Any]
 
 BLOCK = 32_768  # elements of a cache-sized block
 
-# Infinity is looked for, and told, by us.
-quiet = np.errstate(over="ignore", invalid="ignore")
-
 
 class Layout(NamedTuple):
     """What is summed in a step.
@@ -122,6 +119,8 @@ class TreeSum:
 class Reducer:
     """What all reducers share: the rows of this rank, and the programs of the tree.
 
+    What is not finite is found, not warned of: call it where NumPy's warnings are off.
+
     Parameters
     ----------
     world : World
@@ -142,6 +141,12 @@ class Reducer:
         self.programs = {n: tree.root_program(n, world.world_size) for n in layout.leaf_counts}
         self.node_count = max(max(counts) for counts, _ in self.programs.values())
         self._set = 0
+        rank = world.rank
+        self._slices = {
+            (size, which): slice(first := which * self.node_count, first + counts[rank])
+            for size, (counts, _) in self.programs.items()
+            for which in range(self.sets)
+        }
         self._memory = self._allocate(self.sets * self.node_count)
         self.node_grads, self.node_statistics, self._signals = self._parts(self._memory)
 
@@ -157,8 +162,7 @@ class Reducer:
     def nodes(self, size: int) -> slice:
         """Return the rows into which this rank writes its nodes of a tree over `size` leaves."""
         self._set = (self._set + 1) % self.sets
-        first = self._set * self.node_count
-        return slice(first, first + self.programs[size][0][self.world.rank])
+        return self._slices[size, self._set]
 
     def start(self, begin: int) -> None:
         """Hand over my nodes from element `begin` to the end: complete, and mine no more.
@@ -193,7 +197,6 @@ class Local(Reducer):
         super().__init__(world, layout)
         self._blocks = blocks(self.node_grads[0])
 
-    @quiet
     def finish(self, size: int, signal: int = 0) -> Reduced:
         finite = all([is_finite(block) for block in self._blocks])
         return Reduced(self.node_grads[0], self.node_statistics[0], finite, signal)

@@ -9,7 +9,7 @@ import mmap
 import numpy as np
 
 from ddpbp import tree
-from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite, quiet
+from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
 from ddpbp.comm.world import World
 
 
@@ -68,7 +68,6 @@ class SharedSmall(Shared):
         super().__init__(world, layout, memory)
         self._grad = np.zeros(layout.length, layout.dtype)
 
-    @quiet
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self._signal(signal)
         (add_grads,), add_statistics = self._sums(size, [self._grad], 0)
@@ -100,7 +99,6 @@ class SharedSlices(Shared):
             return None, reason
         return cls(world, layout, memory, sums), ""
 
-    @quiet
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self._signal(signal)
         add_blocks, add_statistics = self._sums(size, self._mine, self._begin)
@@ -113,4 +111,4 @@ class SharedSlices(Shared):
         add_statistics()
         signal = max(self._all_signals[:, 0].tolist())
         self.world.local_barrier()  # all slices are summed
-        return Reduced(self._grad, self._statistics, bool(self._finite.all()), signal)
+        return Reduced(self._grad, self._statistics, all(self._finite.tolist()), signal)

@@ -7,6 +7,7 @@ settled after the configuration has been shared.
 
 import os
 import pickle
+import re
 import socket
 import threading
 import warnings
@@ -192,17 +193,9 @@ class MpiWorld(World):
 
     def __init__(self, expected: int | None, machine: int | None = None) -> None:
         super().__init__()
-        try:
-            import mpi4py
+        library = mpi_library()
+        from mpi4py import MPI
 
-            mpi4py.rc(initialize=False, finalize=True)  # first see whose library it is
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:
-            raise ConfigError(
-                f"started under an MPI launcher, but mpi4py finds no MPI library ({error}); "
-                "install one beside ddpbp: pip install 'ddpbp[mpich]'"
-            ) from None
-        library = " ".join(MPI.Get_library_version().split(",")[0].split()[:4])
         another = (
             "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
             "environment (its bin folder), or install the matching library"
@@ -229,13 +222,14 @@ class MpiWorld(World):
         if order != places:  # a node's ranks shall follow each other
             comm = MPI.Intracomm(comm.Split(0, order.index(places[comm.rank])))
         leaders = sorted({place[0] for place in places})
-        self.comm, self.local_comm = comm, local
+        self.comm, self.local_comm, self.library = comm, local, library
         self.rank, self.world_size = comm.rank, comm.size
         self.local_rank, self.local_size = local.rank, local.size
         self.node, self.node_count = leaders.index(leader), len(leaders)
         self.node_sizes = tuple(sum(place[0] == one for place in places) for one in leaders)
         self.lane_count = min(self.node_sizes)
         self.lane = local.rank if local.rank < self.lane_count else -1
+        self._barrier: Callable[[], object] = local.Barrier
         self._lane_comm = comm.Split(self.lane if self.lane >= 0 else MPI.UNDEFINED, self.node)
 
     shares_memory = True
@@ -250,13 +244,16 @@ class MpiWorld(World):
         return self._lane_comm.Irecv(receive, node, tag)
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
-        from ddpbp.comm.pages import map_pages
+        from ddpbp.comm.pages import make_barrier, map_pages
 
-        return map_pages(self, bytes_per_rank)
+        memory, reason = map_pages(self, bytes_per_rank)
+        if memory is not None and self._barrier == self.local_comm.Barrier:
+            self._barrier = make_barrier(self) or self._barrier
+        return memory, reason
 
     @_waiting
     def local_barrier(self) -> None:
-        self.local_comm.Barrier()
+        self._barrier()
 
     @_waiting
     def all_gather(self, send: Array, receive: Array) -> None:
@@ -276,6 +273,28 @@ class MpiWorld(World):
 
     def abort(self, code: int) -> None:
         self.comm.Abort(code)
+
+
+def mpi_library() -> str:
+    """Load the MPI library without starting it; return its name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc(initialize=False, finalize=True)  # first see whose library it is
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(
+            f"mpi4py finds no MPI library ({error}); install one beside ddpbp: "
+            "pip install 'ddpbp[mpich]'"
+        ) from None
+    name = re.split(r"[,\n]", MPI.Get_library_version())[0]
+    return " ".join(name.replace("Version:", "").split())
 
 
 class _Hub:
