@@ -69,7 +69,7 @@ def on_all_ranks(
                     "batch_size or model.hidden (ddpbp train --dry-run tells the memory)\n"
                 )
             elif code == 130:
-                sys.stderr.write("ddpbp: interrupted; no model was written\n" * (world.rank == 0))
+                sys.stderr.write("ddpbp: interrupted\n" * (world.rank == 0))
             elif not isinstance(error, SystemExit):  # a simulated rank that follows
                 sys.stderr.write(f"ddpbp: rank {world.rank} on {world.host} failed:\n")
                 traceback.print_exc()

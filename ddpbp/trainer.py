@@ -133,7 +133,7 @@ class Trainer:
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
-            self._raise_diverged(batch, reduced.grad)
+            self._raise_diverged(batch, rows)
         self.phase = "update"
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
@@ -178,7 +178,7 @@ class Trainer:
                 raise OutOfStep(f"step {self.step}: the weights are not those that were saved")
         self.require_in_step()
 
-    def _raise_diverged(self, batch: Batch, grad: Array) -> None:
+    def _raise_diverged(self, batch: Batch, rows: slice) -> None:
         """Find the first layer that is not finite, over all ranks; nobody's weights were touched.
 
         Raises
@@ -187,31 +187,46 @@ class Trainer:
             On every rank.
         """
         self.backprop.forward(self.theta, self.step, batch.first)
-        mine: tuple[int, int, str] | None = None
-        row = batch.first
+        found = [place for place in self.world.all_gather_object(self._wrong_z(batch)) if place]
+        if not found:
+            wrong = self._wrong_gradient(batch, rows)
+            found = [place for place in self.world.all_gather_object(wrong) if place]
+        _, what, where = min(found, default=(0, "the sum over all leaves", ""))
+        epoch = self.step // self.batches.steps_per_epoch + 1
+        raise Diverged(
+            f"epoch {epoch}, step {self.step + 1}: {what} is not finite{where}; the weights are "
+            f"those of step {self.step}. Lower optimizer.learning_rate (now "
+            f"{self.learning_rate():g}), set optimizer.clip_norm, or check the scale of the data"
+        )
+
+    def _wrong_z(self, batch: Batch) -> tuple[tuple[int, int], str, str] | None:
+        """Tell where this rank's forward pass first leaves the finite: by layer, then by row."""
+        row, places = batch.first, []
         for stack in self.backprop.stacks:
             for i in range(stack.count):
                 for l in range(1, self.network.L + 1):
-                    if not np.isfinite(stack.z[l][i]).all() and (mine is None or (l, row) < mine):
+                    if not np.isfinite(stack.z[l][i]).all():
                         rows = f"rows {row} to {row + stack.size - 1} of the batch"
-                        mine = (l, row, f"z of layer {l}, {rows}")
+                        places.append(((l, row), f"z of layer {l}, {rows},", self._where()))
                 row += stack.size
-        found = [place for place in self.world.all_gather_object(mine) if place]
-        if found:
-            what = min(found)[2]
-        else:
-            layers = [
-                l
-                for l, (s, _, e) in enumerate(self.network.spans, 1)
-                if not np.isfinite(grad[s:e]).all()
-            ]
-            what = f"the gradient of layer {layers[-1]}" if layers else "the loss"
-        epoch = self.step // self.batches.steps_per_epoch + 1
-        raise Diverged(
-            f"epoch {epoch}, step {self.step + 1}: {what} is not finite; the weights are those of "
-            f"step {self.step}. Lower optimizer.learning_rate (now {self.learning_rate():g}), set "
-            "optimizer.clip_norm, or check the scale of the data"
-        )
+        return min(places, default=None)
+
+    def _wrong_gradient(self, batch: Batch, rows: slice) -> tuple[int, str, str] | None:
+        """Tell where this rank's backward pass, or its loss, first leaves the finite."""
+        losses, nodes = self.backprop.losses(), self._nodes[rows]
+        merges = self._merges[batch.leaf_count]
+        for _ in self.backprop.backward(self.theta, nodes, merges, batch.examples):
+            pass
+        mine = f"rows {batch.first} to {batch.first + batch.rows - 1} of the batch"
+        for l in range(self.network.L, 0, -1):
+            if not all(np.isfinite(v).all() for node in nodes for v in (node.W[l], node.b[l])):
+                return self.network.L - l, f"the gradient of layer {l}, {mine},", self._where()
+        if not np.isfinite(losses).all():
+            return self.network.L, f"the loss, {mine},", self._where()
+        return None
+
+    def _where(self) -> str:
+        return f" on rank {self.world.rank} of {self.world.host}"
 
     def _canary(self) -> str:
         size = self._canary_size

@@ -2,6 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +69,57 @@ def test_a_killed_rank_is_told_in_the_run_folder(mpirun, tmp_path):
     told = json.loads((out / "fault.json").read_text())
     assert told["rank"] == 2
     assert "has ended without a word" in told["cause"]
+
+
+@pytest.fixture
+def own_hosts():
+    from tests.cluster.hosts import Hosts, missing
+
+    if reason := missing():
+        pytest.skip(f"no simulated hosts: {reason}")
+    with Hosts(3) as up:
+        yield up
+
+
+def test_a_host_that_is_cut_off_is_named(own_hosts, tmp_path):
+    """Both sides see it: rank 0 names the host that is gone, whose own rank ends as well."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    train = [sys.executable, "-m", "ddpbp", "train", f"output={tmp_path / 'run'}", "epochs=100000"]
+    train += [f"stall_seconds={STALL_SECONDS}", "log_every_steps=1"]
+    line = own_hosts.command(
+        "h1",
+        [mpiexec, "-f", own_hosts.hostfile((1, 1, 1)), "-n", "3", *train],
+    )
+    with (tmp_path / "log").open("w+") as log:
+        job = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+        metrics = tmp_path / "run/metrics.jsonl"
+        deadline = time.monotonic() + 30
+        while not (metrics.exists() and metrics.stat().st_size > 1000):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        own_hosts.cut("h3")
+        began = time.monotonic()
+        try:
+            code = job.wait(STALL_SECONDS + 15)
+        finally:
+            job.kill()
+            job.wait()
+        log.seek(0)
+        told = log.read()
+    assert time.monotonic() - began < STALL_SECONDS + 15
+    assert "ddpbp: rank 2 on h3 has not answered for 2 s (stopped, or cut off)" in told
+    fault = json.loads((tmp_path / "run/fault.json").read_text())
+    assert (fault["rank"], fault["host"], fault["exit_code"]) == (2, "h3", 4)
+    assert code == 4
+    # Nobody waits on the other side of the cut.
+    deadline = time.monotonic() + 10
+    while ranks := [p for p in Path("/proc").glob("[0-9]*") if str(tmp_path) in command_of(p)]:
+        assert time.monotonic() < deadline, ranks
+        time.sleep(0.1)
+
+
+def command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
