@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -119,7 +119,8 @@ def train(
     def leave(fault: Fault) -> bool:
         return folder is None or write_fault(folder, fault)
 
-    with requests, Heartbeat(world, config.stall_seconds, leave) as heartbeat:
+    listen = requests if folder else nullcontext()
+    with listen, Heartbeat(world, config.stall_seconds, leave) as heartbeat:
         start = Start()
         with world.together():
             if folder and world.rank == 0:
@@ -134,7 +135,8 @@ def train(
                 report = Printed(bar=bar if bar is not None else on_terminal)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told by us
                 run = Run(config, dataset, team, report, folder, requests)
-                return run.go(start, world.world_size, fast_dev_run=fast_dev_run)
+                mine = start if team.rank == 0 else Start()
+                return run.go(mine, world.world_size, fast_dev_run=fast_dev_run)
 
         features = dataset.train.x.shape[1]
         parameters = make_network(config, features, dataset.outputs).parameter_count
@@ -271,7 +273,7 @@ class Run:
         loss = _loss(p.scores)
         if loss < (math.inf if p.best_loss is None else p.best_loss):
             p.best_epoch, p.best_loss = p.epoch, loss
-        if self.config.checkpoint.keep_best and p.epoch < self.config.epochs:
+        if self.folder and self.config.checkpoint.keep_best and p.epoch < self.config.epochs:
             self._save(score=loss)
 
     def _step(self, batch: Batch) -> None:
@@ -286,6 +288,8 @@ class Run:
         if config.check_every_steps and step % config.check_every_steps == 0:
             trainer.require_in_step()
         self._tell_failure()
+        if self.folder is None:
+            return
         every = config.checkpoint.every_steps
         if is_stop(trainer.agreed):
             self._stop(trainer.agreed)
@@ -294,8 +298,6 @@ class Run:
 
     def _save(self, score: float | None = None) -> None:
         """Begin to write a checkpoint, of what all ranks agree on."""
-        if self.folder is None:
-            return
         self.trainer.phase = "checkpoint"
         self.trainer.require_in_step()
         self.requests.saved()
@@ -347,6 +349,8 @@ class Run:
 
     def _finish(self, result: dict[str, Any]) -> None:
         """Write the last checkpoint, the model and, as the mark of a complete run, the result."""
+        if self.folder is None:
+            return
         scores = self.progress.scores
         self._save(score=_loss(scores) if scores else None)
         self.trainer.phase = "checkpoint"

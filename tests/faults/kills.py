@@ -30,7 +30,7 @@ from ddpbp.errors import DataError
 SETTINGS = {
     "digits": ["epochs=120", "optimizer.name=adam", "optimizer.learning_rate=0.002"],
     "fashion-mnist": [
-        *("data.source=fashion-mnist", "epochs=2", "model.hidden=[32]", "model.dropout=0.1"),
+        *("data.source=fashion-mnist", "epochs=15", "model.hidden=[32]", "model.dropout=0.1"),
         *("batch_size=512", "optimizer.name=momentum", "optimizer.learning_rate=0.05"),
     ],
 }
@@ -83,7 +83,7 @@ def processes(folder: Path) -> list[int]:
 def disturb(kind: str, job: subprocess.Popen[bytes], folder: Path, random_: random.Random) -> bool:
     """Wait for a random moment and strike; tell whether there was still something to strike."""
     checkpoints = folder / "checkpoints"
-    deadline = time.monotonic() + 1.0 + 3.5 * random_.random()
+    deadline = time.monotonic() + 0.5 + 3.5 * random_.random()
     while time.monotonic() < deadline and job.poll() is None:
         time.sleep(0.002)
     while kind == "SIGKILL while writing" and job.poll() is None:
