@@ -21,8 +21,15 @@ import numpy.typing as npt
 from ddpbp.comm.watch import digest
 from ddpbp.config import CheckpointConfig
 from ddpbp.errors import DataError, DdpbpError
-from ddpbp.model import Model, load_model, save_model
-from ddpbp.runfolder import CHECKPOINTS, MODEL, metrics_until, sync_folder, write_whole
+from ddpbp.model import Model, load_model, model_file
+from ddpbp.runfolder import (
+    CHECKPOINTS,
+    MODEL,
+    metrics_until,
+    sync_folder,
+    write_synced,
+    write_whole,
+)
 
 Array = npt.NDArray[Any]
 
@@ -103,18 +110,20 @@ def write(folder: Path, model: Model, vectors: Mapping[str, Array], state: State
             shutil.rmtree(rest, ignore_errors=True)
         temporary.mkdir(parents=True)
         beside = {name: vector for name, vector in vectors.items() if name != "theta"}
-        state.model_sha256 = save_model(temporary / MODEL, model, beside)
+        state.model_sha256 = write_synced(temporary / MODEL, model_file(model, beside))
         state.theta_sha256 = digest([model.theta.flat])
         state.sha256 = hashlib.sha256(msgspec.json.encode(state)).hexdigest()
         text = msgspec.json.format(msgspec.json.encode(state), indent=2)
-        write_whole(temporary / STATE, [text, b"\n"])
+        write_synced(temporary / STATE, [text, b"\n"])
+        sync_folder(temporary)
         if path.exists():  # of a run that was taken back to an earlier step
             path.rename(old)
         temporary.rename(path)
-        sync_folder(folder)
         write_whole(folder / LATEST, [f"{path.name}\n".encode()])
     except (OSError, DdpbpError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DdpbpError(f"checkpoint {path} cannot be written: {reason}") from None
     shutil.rmtree(old, ignore_errors=True)
@@ -280,7 +289,11 @@ class Writer:
 
     def start(self, model: Model, vectors: Mapping[str, Array], state: State) -> None:
         """Copy the vectors and begin to write them; nothing may be being written any more."""
-        copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
+        try:
+            copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
+        except MemoryError:
+            self._failure = DdpbpError(f"no memory for a copy of step {state.step} to be saved")
+            return
         model = replace(model, theta=model.network.views(copies["theta"]))
         self._thread = threading.Thread(
             target=self._write, name="checkpoint", args=(model, copies, state)
@@ -299,8 +312,8 @@ class Writer:
             prune(self._folder, state.step, self._settings)
         except DdpbpError as error:
             self._failure = error
-        except OSError as error:
-            self._failure = DdpbpError(f"checkpoints in {self._folder}: {error.strerror}")
+        except Exception as error:  # whatever it is, the training has to hear of it
+            self._failure = DdpbpError(f"checkpoint of step {state.step}: {error!r}")
 
     def wait(self) -> None:
         """Wait until nothing is being written any more."""

@@ -43,19 +43,25 @@ class Model:
     target: str | None = None
 
 
-def save_model(path: Path, model: Model, beside: Mapping[str, Array] | None = None) -> str:
-    """Write a model as safetensors, its tensors named as in `torch.nn.Sequential`.
+def save_model(path: Path, model: Model) -> None:
+    """Write a model file, whole or not at all.
+
+    Raises
+    ------
+    DdpbpError
+        If it cannot be written.
+    """
+    write_whole(path, model_file(model, {}))
+
+
+def model_file(model: Model, beside: Mapping[str, Array]) -> list[Any]:
+    """Return the pieces of a model file: safetensors, named as in `torch.nn.Sequential`.
 
     Layer l is "{2 (l - 1)}.weight" (n_l, n_{l-1}) and "{2 (l - 1)}.bias" (n_l,): the activations
     stand in between. `beside` are tensors that a model does not need, as those of an optimizer.
-    Nothing is copied, so it costs no memory.
-
-    Returns
-    -------
-    str
-        The SHA-256 of the file.
+    The pieces are views, so it costs no memory.
     """
-    tensors = dict(beside or {})
+    tensors = dict(beside)
     for l in range(1, model.network.L + 1):
         tensors[f"{2 * (l - 1)}.weight"] = model.theta.W[l]
         tensors[f"{2 * (l - 1)}.bias"] = model.theta.b[l][:, 0]
@@ -84,8 +90,8 @@ def save_model(path: Path, model: Model, beside: Mapping[str, Array] | None = No
         }
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    flat = (np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8) for name in names)
-    return write_whole(path, [len(head).to_bytes(8, "little"), head, *flat])
+    flat = [np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8) for name in names]
+    return [len(head).to_bytes(8, "little"), head, *flat]
 
 
 def load_model(path: Path) -> Model:

@@ -24,6 +24,18 @@ OURS = (RESULT, MODEL, METRICS, CONFIG, CHECKPOINTS, FAULT)
 Buffer = Any  # bytes, or what has the buffer interface
 
 
+def write_synced(path: Path, pieces: Iterable[Buffer]) -> str:
+    """Write a file to the disk; return the SHA-256 of what was written."""
+    hash_ = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+            hash_.update(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return hash_.hexdigest()
+
+
 def write_whole(path: Path, pieces: Iterable[Buffer]) -> str:
     """Write a file so that a reader sees all of it or the one that was there before.
 
@@ -38,20 +50,14 @@ def write_whole(path: Path, pieces: Iterable[Buffer]) -> str:
         If it cannot be written; what was there before is left as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    hash_ = hashlib.sha256()
     try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-                hash_.update(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        sha256 = write_synced(temporary, pieces)
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise DdpbpError(f"{path} cannot be written: {error.strerror}") from None
-    return hash_.hexdigest()
+    return sha256
 
 
 def sync_folder(folder: Path) -> None:

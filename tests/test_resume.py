@@ -11,7 +11,7 @@ import pytest
 
 from ddpbp import stop
 from ddpbp.cli import run
-from ddpbp.model import save_model
+from ddpbp.model import model_file
 from ddpbp.trainer import Trainer
 
 # 107 rows to train on: 4 steps an epoch, 12 in all, and a short last batch.
@@ -294,11 +294,10 @@ def test_training_goes_on_if_a_checkpoint_fails(tmp_path, undisturbed, run_folde
     command = [*SMALL, f"output={tmp_path}", "checkpoint.every_steps=2"]
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 5)
-        patch.setattr("ddpbp.checkpoint.sync_folder", lambda path: None)
         failing = iter([False, True, True])
         patch.setattr(
-            "ddpbp.checkpoint.save_model",
-            lambda *given: full() if next(failing) else save_model(*given),
+            "ddpbp.checkpoint.model_file",
+            lambda *given: full() if next(failing) else model_file(*given),
         )
         assert run(command) == 1  # a stop that cannot save is a failure, not 75
     out, err = capsys.readouterr()

@@ -71,6 +71,39 @@ def test_a_killed_rank_is_told_in_the_run_folder(mpirun, tmp_path):
     assert "has ended without a word" in told["cause"]
 
 
+NO_ALARM = """
+import os, subprocess, sys, time
+from ddpbp.cli import run
+from ddpbp.evaluate import Evaluator
+from ddpbp.trainer import Trainer
+score, step = Evaluator.score, Trainer.train_step
+def slow(self, *arguments):
+    time.sleep(3 * (self._world.rank == 1))
+    return score(self, *arguments)
+def frozen(self, batch):
+    if self.step == 5:
+        ranks = " ".join(map(str, self.world.all_gather_object(os.getpid())))
+        if self.world.rank == 0:
+            subprocess.Popen(["sh", "-c", f"kill -STOP {ranks}; sleep 3; kill -CONT {ranks}"])
+    return step(self, batch)
+if sys.argv[1] == "slow":
+    Evaluator.score = slow
+else:
+    Trainer.train_step = frozen
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("what", ["slow", "frozen"])
+def test_a_slow_evaluation_or_a_pause_of_all_is_no_stall(mpirun, tmp_path, what):
+    (tmp_path / "driver.py").write_text(NO_ALARM)
+    command = ["train", "epochs=2", "data.test=0.1", f"output={tmp_path / 'run'}"]
+    ended = mpirun(3, tmp_path / "driver.py", what, *command, "stall_seconds=1.5")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.seconds > 3
+    assert not (tmp_path / "run/fault.json").exists()
+
+
 @pytest.fixture
 def own_hosts():
     from tests.cluster.hosts import Hosts, missing
