@@ -33,6 +33,7 @@ from ddpbp.trainer import Trainer
 
 # Below this many operations a leaf (6 per parameter and example) threads gained nothing: measured.
 THREAD_FLOPS = 300_000_000
+SPEAK_SECONDS = 2.0
 
 
 def require_enough_leaves(config: Config, world_size: int) -> None:
@@ -407,6 +408,7 @@ def told(folder: Path | None, trainer: Trainer) -> Iterator[None]:
             "exit_code": error.code if isinstance(error, DdpbpError) else 1,
         }
         if not write_fault(folder, fault) and not shared:
+            time.sleep(SPEAK_SECONDS)  # the other one ends all of us when it has spoken
             raise SystemExit(1) from None
         raise
 

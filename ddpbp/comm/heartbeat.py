@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import selectors
 import socket
 import struct
@@ -168,7 +167,7 @@ class Heartbeat:
         world = self._world
         if world.rank == 0:
             with socket.create_server(("", 0), backlog=world.world_size) as server:
-                offer = (_addresses(), server.getsockname()[1], secrets.token_hex(16))
+                offer = (_addresses(), server.getsockname()[1], os.urandom(16).hex())
                 world.broadcast(offer)
                 end = time.monotonic() + CONNECT_SECONDS + 1.0
                 while len(self._peers) < world.world_size - 1 and time.monotonic() < end:
@@ -263,12 +262,17 @@ class Heartbeat:
     def _judge(self, now: float) -> None:
         """End all if somebody is silent, or stuck."""
         watched = [peer for peer in self._peers if not peer.left]
-        # Rank 0 is to speak first, where it can.
-        patience = self._stall_seconds + (2 * self._interval_seconds if self._world.rank else 0.0)
-        silent = [peer for peer in watched if now - peer.heard_seconds > patience]
-        if silent:
-            what = f"has not answered for {patience:.0f} s (stopped, or cut off)"
-            self._finish([peer.fault(0, what, 4) for peer in silent], [])
+        extra = 2 * self._interval_seconds if self._world.rank else 0.0  # rank 0 shall speak first
+        faults = []
+        for peer in watched:
+            # Code that loads data may keep the interpreter to itself.
+            loads = not peer.beats or peer.beats[0][1] == "start"
+            silence_seconds = now - peer.heard_seconds
+            if silence_seconds > self._stall_seconds * (SLOW if loads else 1.0) + extra:
+                what = f"has not answered for {silence_seconds:.0f} s (stopped, or cut off)"
+                faults.append(peer.fault(0, what, 4))
+        if faults:
+            self._finish(faults, [])
         if self._world.rank:
             return
         if any(now - peer.heard_seconds > 3 * self._interval_seconds for peer in watched):
