@@ -130,6 +130,8 @@ class Heartbeat:
         self._on = stall_seconds > 0 and world.world_size > 1
         self._me = _Peer(world.rank, world.host, None)
         self._peers: list[_Peer] = []  # of rank 0: all others; of the others: rank 0
+        self._stacks: dict[int, str] = {}
+        self._ending = False
         self.notes: list[str] = []
 
     def __enter__(self) -> Self:
@@ -156,6 +158,9 @@ class Heartbeat:
         self._thread.join()
         for peer in self._peers:
             peer.send({"bye": True})
+            if peer.connection:  # closed with something unread, it would be reset, the word lost
+                with contextlib.suppress(OSError):
+                    peer.receive()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
@@ -167,7 +172,7 @@ class Heartbeat:
         world = self._world
         if world.rank == 0:
             with socket.create_server(("", 0), backlog=world.world_size) as server:
-                offer = (_addresses(), server.getsockname()[1], os.urandom(16).hex())
+                offer = ([*_addresses(), world.host], server.getsockname()[1], os.urandom(16).hex())
                 world.broadcast(offer)
                 end = time.monotonic() + CONNECT_SECONDS + 1.0
                 while len(self._peers) < world.world_size - 1 and time.monotonic() < end:
@@ -241,7 +246,7 @@ class Heartbeat:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             peer.connection = None
-            if not peer.left:
+            if not peer.left and not self._ending:
                 self._finish(
                     [peer.fault(0, "has ended without a word (killed? out of memory?)", 1)], []
                 )
@@ -284,7 +289,8 @@ class Heartbeat:
             if peer.stands(i, now, self._stall_seconds) and not peer.waits(i)
         ]
         what = "does not get on"
-        if not stuck and all(
+        everybody = len(watched) == self._world.world_size - 1
+        if everybody and all(
             p.waits(i) and p.stands(i, now, self._stall_seconds) for p, i in ranks
         ):
             first = min(peer.beats[i][0] for peer, i in ranks)
@@ -300,9 +306,11 @@ class Heartbeat:
 
     def _finish(self, faults: list[Fault], stuck: list[_Peer]) -> NoReturn:
         """Say who is at fault, if no other process has, and end all."""
+        self._ending = True
         code = faults[0]["exit_code"]
         first = self._leave({**faults[0], "cause": "; ".join(f["cause"] for f in faults)})
-        self._stacks: dict[int, str] = {0: _stacks()} if self._me in stuck else {}
+        if self._me in stuck:
+            self._stacks[0] = _stacks()
         for peer in self._peers:
             peer.send({"end": code, "stack": peer in stuck})
         end = time.monotonic() + 1.0
