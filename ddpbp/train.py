@@ -407,6 +407,7 @@ def told(folder: Path | None, trainer: Trainer) -> Iterator[None]:
             "cause": str(error) if shared else f"{type(error).__name__}: {error}",
             "exit_code": error.code if isinstance(error, DdpbpError) else 1,
         }
+        error.add_note("rank {rank} on {host}, step {step}, phase {phase}".format(**fault))
         if not write_fault(folder, fault) and not shared:
             time.sleep(SPEAK_SECONDS)  # the other one ends all of us when it has spoken
             raise SystemExit(1) from None

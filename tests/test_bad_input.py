@@ -306,7 +306,7 @@ def test_an_exception_ends_all_ranks_and_is_told_once(
     fault = json.loads((out / "fault.json").read_text())
     assert fault["rank"] in {0, 1, 2, 3}
     assert (fault["step"], fault["cause"]) == (3, "ValueError: only here")
-    assert f"ddpbp: rank {fault['rank']} on {fault['host']} failed" in ended.stderr
+    assert "\nrank {rank} on {host}, step {step}, phase {phase}\n".format(**fault) in ended.stderr
 
 
 def test_eval_without_test_data_says_so(tmp_path, capsys):
