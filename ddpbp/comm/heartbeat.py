@@ -127,7 +127,8 @@ class Heartbeat:
     def __init__(self, world: World, stall_seconds: float, leave: Callable[[Fault], bool]) -> None:
         self._world, self._stall_seconds, self._leave = world, stall_seconds, leave
         self._interval_seconds = min(1.0, stall_seconds / 5)
-        self._on = stall_seconds > 0 and world.world_size > 1
+        # Simulated ranks are one process: there is nobody else to answer.
+        self._on = stall_seconds > 0 and world.world_size > 1 and world.shares_memory
         self._me = _Peer(world.rank, world.host, None)
         self._peers: list[_Peer] = []  # of rank 0: all others; of the others: rank 0
         self._stacks: dict[int, str] = {}
