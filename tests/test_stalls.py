@@ -144,6 +144,7 @@ def test_a_host_that_is_cut_off_is_named(own_hosts, tmp_path):
         while not (metrics.exists() and metrics.stat().st_size > 1000):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        time.sleep(1.0)  # until rank 0 has heard that they are training: loading may take longer
         own_hosts.cut("h3")
         began = time.monotonic()
         try:
