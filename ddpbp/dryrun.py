@@ -34,6 +34,7 @@ def describe(config: Config, ranks: int) -> str:
     held = [part for part in (dataset.train, dataset.validation, dataset.test) if part]
     mib = {
         "weights, gradient sums, optimizer": (1 + nodes + state) * parameters * item,
+        "copy to be saved (rank 0)": (1 + state) * parameters * item,
         "activations": 3 * units * rows * item,
         "data": sum(part.x.nbytes + part.y.nbytes for part in held),
     }
