@@ -1,60 +1,183 @@
-"""Start a training on several processes of this machine, or of the hosts in a file.
+"""Start ddpbp on several processes: here, on hosts, in an allocation, or as a batch job.
 
-    python launch/launch.py -n 4 train configs/fashion-mnist.toml
-    python launch/launch.py -n 8 --hostfile hosts train ...
+    ddpbp launch -n 4 train configs/fashion-mnist.toml
+    ddpbp launch --hosts h1:4,h2:4 train ...
+    ddpbp launch --slurm --nodes 4 --ppn 32 --time 2:00:00 train ...
 
-It runs `python -m ddpbp ...` under the `mpiexec` that stands beside this Python, so that launcher
-and library belong together; without one there, the one on PATH. It knows nothing of training.
+In a checkout, `python launch/launch.py` is the same. What stands behind the options is any command
+of ddpbp; of training the launcher knows what it may ask: a run's settings, and to resume.
 """
 
 import argparse
+import json
 import os
-import shutil
+import shlex
+import signal
+import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import mpi
+import options
+from hosts import LaunchError, Machines
+from supervise import Ended, Job, Output
+
+RANK = Path(__file__).resolve().with_name("rank.py")
+# Done, wrong use, diverged, to be continued: another start would end the same way.
+FINAL = (0, 2, 3, 75)
 
 
-def mpiexec() -> str:
-    """Find the launcher of this Python's MPI; end with one message if there is none."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
-        sys.exit(
-            f"launch: no mpiexec beside {sys.executable} nor on PATH; "
-            "install one with: pip install 'ddpbp[mpich]'"
-        )
-    return found
-
-
-def command(ranks: int, hostfile: Path | None, arguments: list[str]) -> list[str]:
-    """Return the command line that starts `ranks` processes of ddpbp."""
-    hosts = ["-hostfile", str(hostfile)] if hostfile else []
-    return [mpiexec(), "-n", str(ranks), *hosts, sys.executable, "-m", "ddpbp", *arguments]
-
-
-def main() -> None:
-    """Parse, say what is started, and become it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-n", type=int, default=os.cpu_count(), help="ranks (default: all cores)")
-    parser.add_argument("--hostfile", type=Path, help="hosts, as the MPI library writes them")
-    parser.add_argument("--dry-run", action="store_true", help="print the command only")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="train ..., eval ...")
-    given = parser.parse_args()
-    if given.hostfile and not given.hostfile.is_file():
-        parser.error(f"--hostfile {given.hostfile}: no such file")
-    line = command(given.n, given.hostfile, given.arguments or ["train"])
-    # Open MPI refuses root and more ranks than cores unless told; MPICH does not look at these.
-    os.environ.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
-    if os.geteuid() == 0:
-        os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    sys.stderr.write("launch: " + " ".join(line) + "\n")
+def say(text: str) -> None:
+    """Tell the user something, apart from what the ranks say."""
+    sys.stdout.flush()
+    sys.stderr.write(f"launch: {text}\n")
     sys.stderr.flush()
-    if not given.dry_run:
-        os.execv(line[0], line)
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what the words ask for; return the exit code."""
+    try:
+        given = options.parse(words, __doc__)
+        for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
+            if name in os.environ:
+                raise LaunchError(f"{name} is set: launch starts the ranks, no mpirun before it")
+        return simulate(given) if given.simulate else start(given)
+    except LaunchError as error:
+        say(str(error))
+        return 2
+
+
+def program(given: argparse.Namespace) -> list[str]:
+    """Return how the Python of a rank is called."""
+    return ["apptainer", "exec", given.container, "python"] if given.container else [given.python]
+
+
+def simulate(given: argparse.Namespace) -> int:
+    """Become one process that holds all ranks."""
+    line = [*program(given), "-m", "ddpbp", *given.arguments, "--simulate-ranks", str(given.n or 2)]
+    if given.dry_run:
+        sys.stdout.write(shlex.join(line) + "\n")
+        return 0
+    try:
+        os.execvp(line[0], line)
+    except OSError as error:
+        raise LaunchError(f"{line[0]}: {error.strerror}") from None
+
+
+def start(given: argparse.Namespace) -> int:
+    """Start the ranks, again if need be; return the exit code of the last start."""
+    python = program(given)
+    library = mpi.find(python)
+    machines = Machines(given.hosts, given.hostfile, given.ssh, given.python)
+    if gone := machines.probe([Path.cwd(), RANK]):
+        raise LaunchError("; ".join(f"host {name}: {why}" for name, why in gone.items()))
+    arguments, restarts = given.arguments, 0
+    while True:
+        ranks = machines.place(given.n, given.ppn)
+        line, environment = mpi.command(
+            library, ranks, machines.ssh, shlex.split(given.mpi_args or ""), machines.system
+        )
+        listed = ",".join(f"{host}:{count}" for host, count in ranks.items())
+        line += [given.python, "-IS", str(RANK), "--hosts", listed]
+        line += [*([] if given.no_bind else ["--bind"]), "--", *python, "-m", "ddpbp", *arguments]
+        if given.dry_run:
+            words = [shlex.join([f"{key}={value}"]) for key, value in environment.items()]
+            sys.stdout.write(" ".join([*words, shlex.join(line)]) + "\n")
+            return 0
+        say(f"{sum(ranks.values())} ranks on {listed} with {library}")
+        for host, count in ranks.items():
+            if count > (cores := machines.cores[host]):
+                say(f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks")
+        ended = Job(line, environment, sum(ranks.values()), output(given)).ended
+        if ended.code:
+            machines.ask("sweep")
+            explain(ended, python, arguments)
+        if ended.code in FINAL or ended.asked or restarts == given.max_restarts:
+            return ended.code
+        gone = machines.probe([Path.cwd(), RANK])
+        for name, why in gone.items():
+            say(f"host {name} is gone: {why}")
+        if gone and not given.elastic:
+            say("not started again; --elastic goes on without hosts that are gone")
+            return ended.code
+        if gone:
+            machines.hosts = [host for host in machines.hosts if host.name not in gone]
+            given.n = sum(count for name, count in ranks.items() if name not in gone)
+            if not given.n:
+                return ended.code
+        restarts += 1
+        arguments = resumed(arguments)
+        say(f"restart {restarts} of {given.max_restarts}")
+
+
+def output(given: argparse.Namespace) -> Output:
+    """Return where the ranks' lines go."""
+    try:
+        if given.log_dir:
+            given.log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LaunchError(f"--log-dir {given.log_dir}: {error.strerror}") from None
+    colour = given.color == "always" or (
+        given.color != "never" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    )
+    return Output(given.show or "all", given.log_dir, colour=colour)
+
+
+def resumed(arguments: Sequence[str]) -> list[str]:
+    """Return the command that goes on where this one was interrupted."""
+    if arguments[0] != "train" or "--resume" in arguments:
+        return list(arguments)
+    return [*(word for word in arguments if word != "--overwrite"), "--resume", "auto"]
+
+
+def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> None:
+    """Say what went wrong and where, unless the ranks agreed and have said it themselves."""
+    if ended.agreed:
+        return
+    fault = reported(python, arguments)
+    rank = fault.get("rank", ended.first_failed)
+    if rank is None:
+        for line in ended.said:
+            say(line)
+        lost = sorted(set(ended.hosts) - set(ended.codes))
+        say(
+            f"the job ended with code {ended.code}"
+            + (f"; nothing was heard of the end of ranks {lost}" if lost else ", no rank started")
+        )
+        return
+    code = ended.codes.get(rank, ended.code)
+    how = f"failed with exit code {code}"
+    if code > 128:
+        how = f"was killed by signal {code - 128} ({signal.Signals(code - 128).name})"
+    step = f", step {fault['step']}" if "step" in fault else ""
+    cause = f": {fault['cause']}" if "cause" in fault else ""
+    say(f"rank {rank} on {ended.hosts.get(rank, fault.get('host', '?'))}{step} {how}{cause}")
+    for line in ended.held.get(rank, []):
+        sys.stderr.write(line + "\n")
+
+
+def reported(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what the run folder says about a failed training: its fault, or its last step."""
+    if arguments[0] != "train":
+        return {}
+    asked = subprocess.run(
+        [*python, "-m", "ddpbp", *arguments, "--print-config", "--no-mpi"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        folder = Path(tomllib.loads(asked.stdout)["output"])
+        if (folder / "fault.json").exists():
+            return dict(json.loads((folder / "fault.json").read_text()))
+        last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+        return {"step": json.loads(last)["step"]}
+    except (KeyError, IndexError, OSError, ValueError):
+        return {}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
