@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 import mpi
 import options
 from hosts import LaunchError, Machines
+from node import YOUNG_SECONDS
 from supervise import Ended, Job, Output
 
 RANK = Path(__file__).resolve().with_name("rank.py")
@@ -93,6 +95,7 @@ def start(given: argparse.Namespace) -> int:
                 say(f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks")
         ended = Job(line, environment, sum(ranks.values()), output(given)).ended
         if ended.code:
+            time.sleep(YOUNG_SECONDS)
             machines.ask("sweep")
             explain(ended, python, arguments)
         if ended.code in FINAL or ended.asked or restarts == given.max_restarts:
@@ -152,7 +155,7 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> No
     how = f"failed with exit code {code}"
     if code > 128:
         how = f"was killed by signal {code - 128} ({signal.Signals(code - 128).name})"
-    step = f", step {fault['step']}" if "step" in fault else ""
+    step = f" after step {fault['step']}" if "step" in fault else ""
     cause = f": {fault['cause']}" if "cause" in fault else ""
     say(f"rank {rank} on {ended.hosts.get(rank, fault.get('host', '?'))}{step} {how}{cause}")
     for line in ended.held.get(rank, []):

@@ -15,7 +15,7 @@ from typing import Any
 
 # MPICH, Open MPI 5 and 4, Intel MPI: left behind when a rank was killed.
 LEFTOVERS = ("mpich_shm_*", "mpich_shar_tmp*", "sm_segment.*", "vader_segment.*", "Intel_MPI_*")
-YOUNG_SECONDS = 2.0
+YOUNG_SECONDS = 1.0
 
 
 def probe(paths: list[str]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def probe(paths: list[str]) -> dict[str, Any]:
 def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
     """Remove segments of MPI that are this user's and mapped by no process; return their names.
 
-    A job that starts meanwhile has its own mapped, or made it within the last seconds.
+    A job that starts meanwhile has its own mapped, or made it within the last second.
     """
     ours = []
     for pattern in LEFTOVERS:

@@ -19,12 +19,14 @@ from typing import IO, TextIO
 from rank import die_with_parent
 
 TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+REQUEUE = 75
 SECOND_SECONDS = 2.0  # schedulers tell every process: one request may arrive several times
-GRACE_SECONDS = 15.0  # from the first rank that failed to the end of all
+GRACE_SECONDS = 5.0  # from the first rank that failed to the end of all
 HELD_SECONDS = 10.0
 COLOURS = ("36", "33", "32", "35", "34", "31")
 
 _LABELLED = re.compile(r"@(\d+) (out|err|start|end) ?(.*)")
+_ECHO = re.compile(r"Abort\(\d+\) on node")  # MPICH repeats what the rank has said
 _FAULT = re.compile(r"Traceback \(most recent call last\):|ddpbp: rank \d+ on \S+ failed")
 
 
@@ -201,13 +203,14 @@ class Job:
             self.ended.hosts[rank] = text.partition(" ")[0]
         elif kind == "end":
             self.ended.codes[rank] = int(text)
-            if int(text):
+            if int(text) not in (0, REQUEUE):
                 self._failed_seconds = min(self._failed_seconds, time.monotonic())
         else:
             self._output.log(rank, text)
             if kind == "err" and self._holding and (rank in self.ended.held or _FAULT.match(text)):
                 self._held_seconds = min(self._held_seconds, time.monotonic())
-                self.ended.held.setdefault(rank, []).append(text)
+                if not _ECHO.match(text):
+                    self.ended.held.setdefault(rank, []).append(text)
             else:
                 self._output.show(rank, self.ended.hosts.get(rank, "?"), text, kind)
 
