@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 from collections import Counter
@@ -99,13 +98,20 @@ def _repeated(counts: str) -> list[int]:
     return expanded
 
 
-def ask(command: Sequence[str]) -> str:
-    """Return what a command of the system prints."""
-    if not shutil.which(command[0]):
-        raise LaunchError(f"{command[0]} is not on PATH: is this a machine of the cluster?")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def ask(command: Sequence[str], told: str = "") -> str:
+    """Return what a command of the system prints.
+
+    Raises
+    ------
+    LaunchError
+        With its own words, if it fails or is not there.
+    """
+    try:
+        done = subprocess.run(command, input=told, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise LaunchError(f"{command[0]} is not on PATH") from None
     if done.returncode:
-        raise LaunchError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise LaunchError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
 
 

@@ -4,32 +4,31 @@
     ddpbp launch --hosts h1:4,h2:4 train ...
     ddpbp launch --slurm --nodes 4 --ppn 32 --time 2:00:00 train ...
 
-In a checkout, `python launch/launch.py` is the same. What stands behind the options is any command
-of ddpbp; of training the launcher knows what it may ask: a run's settings, and to resume.
+In a checkout, `python launch/launch.py` is the same. Behind the options stands any command of
+ddpbp. Options that are not given are taken from launch.toml in this folder, if there is one.
 """
 
 import argparse
-import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import batch
+import hosts
 import mpi
 import options
+import training
 from hosts import LaunchError, Machines
 from node import YOUNG_SECONDS
-from supervise import Ended, Job, Output
+from supervise import REQUEUE, Ended, Job, Output
 
 RANK = Path(__file__).resolve().with_name("rank.py")
 # Done, wrong use, diverged, to be continued: another start would end the same way.
-FINAL = (0, 2, 3, 75)
+FINAL = (0, 2, 3, REQUEUE)
 
 
 def say(text: str) -> None:
@@ -46,6 +45,9 @@ def main(words: Sequence[str]) -> int:
         for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
             if name in os.environ:
                 raise LaunchError(f"{name} is set: launch starts the ranks, no mpirun before it")
+        if given.batch:
+            sys.stdout.write(batch.submit(given, program(given)))
+            return 0
         return simulate(given) if given.simulate else start(given)
     except LaunchError as error:
         say(str(error))
@@ -98,6 +100,8 @@ def start(given: argparse.Namespace) -> int:
             time.sleep(YOUNG_SECONDS)
             machines.ask("sweep")
             explain(ended, python, arguments)
+        if ended.code == REQUEUE and given.requeue:
+            requeue(machines.system)
         if ended.code in FINAL or ended.asked or restarts == given.max_restarts:
             return ended.code
         gone = machines.probe([Path.cwd(), RANK])
@@ -112,8 +116,15 @@ def start(given: argparse.Namespace) -> int:
             if not given.n:
                 return ended.code
         restarts += 1
-        arguments = resumed(arguments)
+        arguments = training.resumed(arguments)
         say(f"restart {restarts} of {given.max_restarts}")
+
+
+def requeue(system: str) -> None:
+    """Put the job that this runs in back into the queue."""
+    if system != "slurm":
+        raise LaunchError("--requeue is for a Slurm job; the templates of PBS and LSF do it there")
+    hosts.ask(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
 
 
 def output(given: argparse.Namespace) -> Output:
@@ -129,18 +140,11 @@ def output(given: argparse.Namespace) -> Output:
     return Output(given.show or "all", given.log_dir, colour=colour)
 
 
-def resumed(arguments: Sequence[str]) -> list[str]:
-    """Return the command that goes on where this one was interrupted."""
-    if arguments[0] != "train" or "--resume" in arguments:
-        return list(arguments)
-    return [*(word for word in arguments if word != "--overwrite"), "--resume", "auto"]
-
-
 def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> None:
     """Say what went wrong and where, unless the ranks agreed and have said it themselves."""
     if ended.agreed:
         return
-    fault = reported(python, arguments)
+    fault = training.fault(python, arguments)
     rank = fault.get("rank", ended.first_failed)
     if rank is None:
         for line in ended.said:
@@ -160,26 +164,6 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> No
     say(f"rank {rank} on {ended.hosts.get(rank, fault.get('host', '?'))}{step} {how}{cause}")
     for line in ended.held.get(rank, []):
         sys.stderr.write(line + "\n")
-
-
-def reported(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what the run folder says about a failed training: its fault, or its last step."""
-    if arguments[0] != "train":
-        return {}
-    asked = subprocess.run(
-        [*python, "-m", "ddpbp", *arguments, "--print-config", "--no-mpi"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        folder = Path(tomllib.loads(asked.stdout)["output"])
-        if (folder / "fault.json").exists():
-            return dict(json.loads((folder / "fault.json").read_text()))
-        last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
-        return {"step": json.loads(last)["step"]}
-    except (KeyError, IndexError, OSError, ValueError):
-        return {}
 
 
 if __name__ == "__main__":

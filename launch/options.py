@@ -1,15 +1,31 @@
 """The launcher's options, and launch.toml, which gives those that the command line does not."""
 
 import argparse
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hosts import LaunchError
 
 SETTINGS = "launch.toml"
+
+
+def seconds(time: str) -> int:
+    """Read a time limit: [D-]H:MM:SS.
+
+    Raises
+    ------
+    LaunchError
+        If it is none.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", time)
+    if not found:
+        raise LaunchError(f"--time {time}: allowed: [D-]H:MM:SS, as in 2:00:00")
+    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +74,43 @@ def parser(description: str | None) -> Parser:
         help=("start again from the newest checkpoint"),
     )
     fails.add_argument("--elastic", action="store_true", help="go on without hosts that are gone")
+    jobs = p.add_argument_group("as a batch job: --dry-run shows it, else it is submitted")
+    kinds = jobs.add_mutually_exclusive_group()
+    for system in ("slurm", "pbs", "lsf", "kubernetes"):
+        kinds.add_argument(f"--{system}", action="store_const", dest="batch", const=system)
+    job = jobs.add_argument
+    job("--nodes", type=int, default=1, metavar="N", help="hosts, of --ppn ranks each (default 1)")
+    job(
+        "--time",
+        type=seconds,
+        default="1:00:00",
+        metavar="T",
+        help="limit, [D-]H:MM:SS (default 1:00:00)",
+    )
+    job(
+        "--grace",
+        type=int,
+        default=120,
+        metavar="S",
+        help="seconds before it to ask for a checkpoint (120)",
+    )
+    job(
+        "--requeue",
+        action=argparse.BooleanOptionalAction,
+        help="after a checkpoint (code 75) back into the queue\n(default for a batch job)",
+    )
+    job("--job-name", default="ddpbp", metavar="NAME", help="(default ddpbp)")
+    job("--queue", metavar="NAME", help="queue or partition")
+    job("--account", metavar="NAME", help="account or project")
+    job("--module", action="append", metavar="NAME", help="module to load; may be repeated")
+    job("--setup", action="append", metavar="LINE", help="shell line before the start; repeatable")
+    job("--directive", action="append", metavar="WORDS", help="more of #SBATCH, #PBS or #BSUB")
+    job("--template", type=Path, metavar="FILE", help="your own, instead of launch/templates")
+    job("--image", metavar="NAME", help="Kubernetes: the container image")
+    job("--mpi", choices=("mpich", "openmpi", "intel"), default="mpich", help="its MPI (mpich)")
+    job("--memory", default="4Gi", metavar="SIZE", help="Kubernetes: of a worker (4Gi)")
+    job("--shm-size", default="1Gi", metavar="SIZE", help="Kubernetes: its /dev/shm (1Gi)")
+    job("--volume", metavar="CLAIM:/PATH", help="Kubernetes: where the run folder is kept")
     p.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
@@ -76,33 +129,55 @@ def parse(words: Sequence[str], description: str | None) -> argparse.Namespace:
         Names the option or the key.
     """
     p = parser(description)
-    known = {a.dest: a for a in p._actions if a.dest not in ("help", "arguments")}
-    file = Path(SETTINGS)
-    if file.is_file():
-        try:
-            settings = tomllib.loads(file.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise LaunchError(f"{file} is not TOML: {error}") from None
-        for key, value in settings.items():
-            action = known.get(key.replace("-", "_"))
-            if action is None:
-                raise LaunchError(f"{file}: {key} is no option; allowed: {', '.join(known)}")
-            kind = bool if action.nargs == 0 else int if action.type is int else str
-            if not isinstance(value, kind) or (action.choices and value not in action.choices):
-                allowed = action.choices or {bool: "true or false", int: "a number"}.get(
-                    kind, "text"
-                )
-                raise LaunchError(f"{file}: {key} = {value!r}: allowed: {allowed}")
-            value = Path(value) if action.type is Path else value
-            p.set_defaults(**{action.dest: value})
+    p.set_defaults(**_defaults(p, Path(SETTINGS)))
     given = p.parse_args(words)
-    for name in ("n", "ppn"):
+    for name in ("n", "ppn", "nodes"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise LaunchError(
-                f"-{'-' * (len(name) > 1)}{name} {getattr(given, name)}: expected 1 or more"
-            )
+            dashes = "-" if len(name) == 1 else "--"
+            raise LaunchError(f"{dashes}{name} {getattr(given, name)}: allowed: 1 or more")
     if given.hosts and given.hostfile:
         raise LaunchError("--hosts and --hostfile exclude each other")
     given.arguments = given.arguments or ["train"]
     given.python = given.python or sys.executable
     return given
+
+
+def _defaults(p: Parser, file: Path) -> dict[str, Any]:
+    """Read the options that a file gives: their long names, and values as on the command line."""
+    if not file.is_file():
+        return {}
+    try:
+        settings = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LaunchError(f"{file} cannot be read: {error}") from None
+    known = {a.dest: a for a in p._actions if a.dest not in ("help", "batch", "arguments")}
+    defaults: dict[str, Any] = {}
+    for key, value in settings.items():
+        action = known.get(key.replace("-", "_"))
+        if action is None:
+            raise LaunchError(f"{file}: {key} is no option; allowed: {', '.join(known)}")
+        several = isinstance(action, argparse._AppendAction)
+        values = value if several and isinstance(value, list) else [value]
+        kind, word = str, "a text or a list of them" if several else "a text"
+        if action.nargs == 0:
+            kind, word = bool, "true or false"
+        elif action.type is int:
+            kind, word = int, "a number"
+        if not all(isinstance(v, kind) and v in (action.choices or [v]) for v in values):
+            allowed = ", ".join(action.choices or [word])
+            raise LaunchError(f"{file}: {key} = {value!r}: allowed: {allowed}")
+        convert = action.type if callable(action.type) else lambda v: v
+        values = [convert(v) for v in values]
+        defaults[action.dest] = values if several else values[0]
+    return defaults
+
+
+def inner(given: argparse.Namespace) -> list[str]:
+    """Return the options that a batch job's own launcher gets: those of its ranks."""
+    words = []
+    for name in ("n", "ssh", "container", "mpi_args", "show", "log_dir"):
+        if (value := getattr(given, name)) is not None:
+            words += ["-n", str(value)] if name == "n" else [f"--{name.replace('_', '-')}={value}"]
+    words += ["--no-bind"] * given.no_bind + ["--elastic"] * given.elastic
+    words += [f"--max-restarts={given.max_restarts}"] * bool(given.max_restarts)
+    return words + ["--requeue"] * (given.requeue and given.batch == "slurm")
