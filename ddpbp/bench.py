@@ -9,8 +9,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ PHASES = ("data", "forward", "backward", "reduce", "update")
 REPEATS = 5
 REPEAT_SECONDS = 0.5
 ALL_REDUCE_BYTES = (4_096, 65_536, 400_000, 4_000_000, 48_000_000)
+PINGS = ((8, 200), (4_000_000, 5))  # bytes and repeats: for the latency, for the bandwidth
 
 
 class TimedTrainer(Trainer):
@@ -173,6 +175,57 @@ def all_reduce(world: World) -> list[dict[str, float]]:
         mine, mpi = (statistics.median(side) for side in zip(*rounds, strict=True))
         found.append({"bytes": bytes_, "seconds": mine, "mpi_seconds": mpi})
     return found
+
+
+class Link(NamedTuple):
+    """What a message between two places costs."""
+
+    name: str
+    latency_seconds: float
+    bytes_per_second: float
+
+
+def links(world: World) -> list[Link]:
+    """Time messages between neighbouring hosts, one pair after the other, or inside the only one.
+
+    Returns
+    -------
+    list of Link
+        The same on every rank; none for one process.
+    """
+    comm = getattr(world, "comm", None)
+    if comm is None or world.world_size == 1:
+        return []
+    places = world.all_gather_object((world.local_rank, world.host))
+    ends = [rank for rank, (local_rank, _) in enumerate(places) if local_rank == 0]
+    ends = ends if len(ends) > 1 else [0, 1]
+    found = []
+    for a, b in pairwise([*ends, ends[0]] if len(ends) > 2 else ends):
+        seconds: tuple[float, ...] = ()
+        if world.rank in (a, b):
+            other = a + b - world.rank
+            seconds = tuple(
+                _ping(comm, other, bytes_, repeats, first=world.rank == a)
+                for bytes_, repeats in PINGS
+            )
+        latency, long = world.all_gather_object(seconds)[a]
+        name = f"{places[a][1]} to {places[b][1]}" if places[a][1] != places[b][1] else places[a][1]
+        found.append(Link(name, latency, PINGS[1][0] / long))
+    return found
+
+
+def _ping(comm: Any, other: int, bytes_: int, repeats: int, *, first: bool) -> float:
+    """Send a message there and back; return the median seconds of one way."""
+    message, seconds = np.zeros(bytes_, np.uint8), []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        if first:
+            comm.Send(message, other)
+        comm.Recv(message, other)
+        if not first:
+            comm.Send(message, other)
+        seconds.append((time.perf_counter() - began) / 2)
+    return statistics.median(seconds)
 
 
 def _time(call: Callable[[], None], repeats: int) -> float:

@@ -18,6 +18,7 @@ from ddpbp.nn.losses import LOSSES, Loss, make_loss, smoothed_one_hot
 from ddpbp.nn.network import Network
 from ddpbp.nn.optimizers import Hyperparameters, Optimizer
 from ddpbp.nn.schedules import ScheduleSettings
+from ddpbp.wire import WIRES
 
 
 def task_of(config: Config) -> str:
@@ -108,7 +109,7 @@ def configured_loss(config: Config) -> Loss:
 def make_backprop(config: Config, network: Network, capacity: int) -> Backprop:
     """Return a workspace for at most `capacity` examples."""
     dropout = Dropout(network.dropout, config.seed) if network.dropout else None
-    return Backprop(network, configured_loss(config), capacity, dropout)
+    return Backprop(network, configured_loss(config), capacity, dropout, WIRES[config.wire])
 
 
 def make_optimizer(config: Config, network: Network) -> Optimizer:

@@ -326,6 +326,49 @@ def launch(words: tuple[str, ...]) -> None:
     raise ConfigError("the launcher is not part of this installation; reinstall ddpbp")
 
 
+@cli.command()
+@settings_arguments
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=click.FloatRange(min=1),
+    default=60,
+    show_default=True,
+    help="Seconds after which a check has failed.",
+)
+def doctor(
+    settings: tuple[str, ...],
+    seed: int | None,
+    epochs: int | None,
+    output: str | None,
+    timeout_seconds: float,
+) -> int:
+    """Check whether these ranks can train: alone, under mpirun or srun.
+
+    CONFIG and KEY=VALUE are as for train. Exit code 1 if a check has failed.
+    """
+    from ddpbp import doctor
+
+    found = launched()
+    first = found is None or found[0] == 0
+
+    def main(world: World) -> int:
+        joined()
+        config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
+        say = click.echo if world.rank == 0 else lambda _: None
+        return doctor.examine(config, world, say, timeout_seconds)
+
+    joined = doctor.limit_joining(timeout_seconds, first=first)
+    try:
+        return on_all_ranks(main)
+    except ConfigError as error:  # launcher and library do not fit: there is no world
+        if first:
+            click.echo(doctor.launcher_fault(error))
+        return 1
+    finally:
+        joined()
+
+
 @cli.group()
 def config() -> None:
     """Show the settings."""

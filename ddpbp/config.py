@@ -144,6 +144,10 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """Threads of each process, each with leaves of its own; auto: as many as are worth it."""
     kernel: Literal["native", "haswell"] = "native"
     """BLAS kernel: the machine's own, or one that all x86 machines since 2013 share."""
+    wire: Literal["none", "bf16", "fp16"] = "none"
+    """Round every sum of gradients to 16 bits, so that half the bytes travel between machines."""
+    bucket_cap_bytes: Count = 4_000_000
+    """How much of the gradient travels at once between machines; changes no bit."""
     log_every_steps: Annotated[int, Meta(ge=0)] = 0
     """Write the loss of every so many steps to metrics.jsonl; 0 is once an epoch."""
     check_every_steps: Annotated[int, Meta(ge=0)] = 100
@@ -396,6 +400,11 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{_origin('loss.label_smoothing', file, origin)}: loss.label_smoothing = "
             f"{config.loss.label_smoothing:g} is for loss cross_entropy, not {config.loss.name}"
+        )
+    if config.wire != "none" and config.model.dtype != "float32":
+        raise ConfigError(
+            f"{_origin('wire', file, origin)}: wire = {config.wire!r} is for "
+            f'model.dtype = "float32", not {config.model.dtype}'
         )
     held_out = [v for v in (config.data.validation, config.data.test) if isinstance(v, float)]
     if sum(held_out) >= 1.0:

@@ -61,7 +61,12 @@ class Trainer:
         capacity = max(self.batches.capacity, self._canary_size)
         self.backprop = make_backprop(config, self.network, capacity)
         layout = Layout(
-            self.network.parameter_count, self.network.dtype, 1, self.batches.leaf_counts
+            self.network.parameter_count,
+            self.network.dtype,
+            1,
+            self.batches.leaf_counts,
+            config.wire,
+            config.bucket_cap_bytes,
         )
         self.reducer = make_reducer(world, layout, pin.notes.append)
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
@@ -102,9 +107,8 @@ class Trainer:
         self.backprop.forward(self.theta, self.step, batch.first)
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
         self.phase = "backward"
-        for l in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
-            start_W, _, end = self.network.spans[l - 1]
-            self.reducer.start(start_W, end)
+        for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
+            self.reducer.start(begin)
         self.phase = "reduce"
         reduced = self.reducer.finish(batch.leaf_count)
 

@@ -6,8 +6,8 @@ of leaves alone. A rank that owns a run of leaves forms the nodes that lie insid
 *cover*); whoever holds the covers of all ranks, in order, forms the root.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy.typing as npt
 
@@ -55,14 +55,23 @@ def fold(spans: Iterable[Span], size: int) -> tuple[list[int], list[Span]]:
     return merges, stack
 
 
-def accumulate(values: Iterable[Value], merges: Sequence[int]) -> list[Value]:
-    """Run the program of `fold` on numbers, or on arrays in place; return the nodes."""
+def accumulate(
+    values: Iterable[Value],
+    merges: Sequence[int],
+    rounded: Callable[[Value], None] | None = None,
+) -> list[Value]:
+    """Run the program of `fold` on numbers, or on arrays in place; return the nodes.
+
+    `rounded` is done to every sum, in place.
+    """
     stack: list[Value] = []
     for value, count in zip(values, merges, strict=True):
         stack.append(value)
         for _ in range(count):
             right = stack.pop()
             stack[-1] += right
+            if rounded:
+                rounded(stack[-1])
     return stack
 
 
@@ -76,6 +85,27 @@ def run_program(size: int, rank: int, world_size: int) -> tuple[list[int], list[
     """Return the merges and the cover of the leaves that `rank` owns."""
     start, stop = deal(size, rank, world_size)
     return fold(((leaf, leaf + 1) for leaf in range(start, stop)), size)
+
+
+class Join(NamedTuple):
+    """How some neighbouring nodes form a greater one: the nodes, and the program of `fold`."""
+
+    parts: slice
+    merges: list[int]
+    span: Span
+
+
+def joins(spans: Sequence[Span], size: int) -> list[Join]:
+    """Return what neighbouring nodes form, in order, as far as the tree allows."""
+    merges, nodes = fold(spans, size)
+    found, first = [], 0
+    for node in nodes:
+        last = first
+        while last < len(spans) and spans[last][1] <= node[1]:
+            last += 1
+        found.append(Join(slice(first, last), merges[first:last], node))
+        first = last
+    return found
 
 
 def root_program(size: int, world_size: int) -> tuple[list[int], list[int]]:

@@ -12,12 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import pytest
 
 from ddpbp import pin
 from ddpbp.comm.world import launched
+
+if TYPE_CHECKING:
+    from tests.cluster.hosts import Hosts
+    from tests.cluster.slurm import Slurm
 
 pin.threads()  # before a test imports NumPy
 
@@ -222,6 +226,28 @@ def _sweep(since: float) -> None:
                 ours = found.st_uid == os.geteuid() and since < found.st_ctime < time.time() - 2
                 if ours and str(file) not in mapped:
                     file.unlink()
+
+
+@pytest.fixture(scope="session")
+def hosts() -> "Generator[Hosts, None, None]":
+    """Three simulated hosts, shared: leave them as they were, or start some of your own."""
+    from tests.cluster.hosts import Hosts, missing
+
+    if reason := missing():
+        pytest.skip(f"no simulated hosts: {reason}")
+    with Hosts(3) as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def slurm(hosts: "Hosts") -> "Generator[Slurm, None, None]":
+    """Slurm on the three simulated hosts."""
+    from tests.cluster.slurm import Slurm, missing
+
+    if reason := missing():
+        pytest.skip(f"no Slurm on simulated hosts: {reason}")
+    with Slurm(hosts) as up:
+        yield up
 
 
 @pytest.fixture(scope="session")

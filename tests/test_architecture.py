@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "ddpbp"
 
 # The ground bears all; a room is a folder whose modules know each other and no other room.
 FLOORS = {
-    "ground": {"errors", "draws", "tree", "pin"},
+    "ground": {"errors", "draws", "tree", "pin", "wire"},
     "floor 0": {"nn", "data", "comm"},
     "floor 1": {"config", "checkpoint", "metrics", "report", "build"},
     "floor 2": {"train", "trainer", "evaluate", "gradcheck", "dryrun"},
-    "floor 3": {"cli", "__main__", "bench"},
+    "floor 3": {"cli", "__main__", "bench", "doctor"},
 }
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 

@@ -80,9 +80,15 @@ class Problem:
         nodes = np.full((len(merges) - sum(merges), self.network.parameter_count), np.nan)
         nodes = nodes.astype(self.network.dtype)
         views = [self.network.views(node) for node in nodes]
-        layers = list(backprop.backward(self.theta, views, merges, len(self.part)))
-        assert layers == list(range(self.network.L, 0, -1))
-        return nodes
+        done = np.full_like(nodes, np.nan)  # what was handed over must be complete by then
+        begins = [self.network.parameter_count]
+        for begin in backprop.backward(self.theta, views, merges, len(self.part)):
+            assert begin <= begins[-1]
+            done[:, begin : begins[-1]] = nodes[:, begin : begins[-1]]
+            begins.append(begin)
+        assert begins[-1] == 0
+        np.testing.assert_array_equal(done, nodes)
+        return done
 
     def sums(
         self,

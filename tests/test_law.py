@@ -62,6 +62,7 @@ CASES = {
         "batch_size=256",
     ],
 }
+CASES["wire"] = [*CASES["wide"], "wire=bf16"]
 ALL = [*CASES]
 
 Numbers = Callable[[Path], dict[str, Any]]
@@ -117,7 +118,12 @@ def test_threads_of_several_ranks_give_the_numbers_of_one(
 
 @pytest.mark.parametrize(
     ("ranks", "cases"),
-    [(3, ALL), (2, ["adam", "wide"]), (4, ["one of each", "wide"]), (5, ["one of each", "adam"])],
+    [
+        (3, ALL),
+        (2, ["adam", "wide", "wire"]),
+        (4, ["one of each", "wide"]),
+        (5, ["one of each", "adam"]),
+    ],
 )
 def test_mpi_ranks_give_the_numbers_of_one(alone, mpirun, run_folder, tmp_path, ranks, cases):
     for case in cases:

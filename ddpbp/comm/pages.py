@@ -7,6 +7,8 @@ nothing behind.
 import errno
 import mmap
 import os
+import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     """Map memory that all processes of this node see.
 
     The pages are reserved before they are used: a /dev/shm that is too small (64 MB in a
-    container) is a refusal here, not a bus error later.
+    container) is a refusal here, not a bus error later. A rank alone on its node needs no file.
 
     Returns
     -------
@@ -30,17 +32,19 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
         Why not.
     """
     each = -(-bytes_per_rank // mmap.PAGESIZE) * mmap.PAGESIZE
+    alone = world.local_size == 1
     name = None
-    if world.local_rank == 0:
+    if world.local_rank == 0 and not alone:
         name = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(4).hex()}"
     names = world.all_gather_object((world.node, name))
-    path = next(found for node, found in names if node == world.node and found)
+    path = next((found for node, found in names if node == world.node and found), FOLDER)
     memory: Array | None = None
     reason = ""
     file = -1
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(file, world.local_rank * each, each)
+        if not alone:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.posix_fallocate(file, world.local_rank * each, each)
     except OSError as error:
         needed = each * world.local_size / 2**20
         reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
@@ -48,12 +52,45 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
             reason += "; enlarge it, as with docker run --shm-size=1g"
     reasons = [r for r in world.all_gather_object(reason) if r]
     if not reasons:
-        mapped = mmap.mmap(file, each * world.local_size)
+        mapped = mmap.mmap(file, each * world.local_size)  # file -1 is private memory
         memory = np.frombuffer(mapped, np.uint8).reshape(world.local_size, each)
         memory = memory[:, :bytes_per_rank]
     if file >= 0:
         os.close(file)
     world.all_gather_object(None)  # everybody has mapped it
-    if world.local_rank == 0:
-        path.unlink(missing_ok=True)
+    if name is not None:
+        name.unlink(missing_ok=True)
     return memory, reasons[0] if reasons else ""
+
+
+CELL_BYTES = 64  # a cache line each, so that no rank slows another down
+SPINS = 100  # looks before the core is offered to others
+
+
+def make_barrier(world: World) -> Callable[[], None] | None:
+    """Return a barrier of the processes of this node: each counts, and watches the others' counts.
+
+    2 ranks on 2 cores meet in 0.5 µs (MPICH's barrier: 3), 4 ranks on 2 cores in 36 (109). It
+    leans on stores that are seen in the order they were made, which x86 alone promises; elsewhere
+    there is none.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    memory, _ = map_pages(world, CELL_BYTES)
+    if memory is None:
+        return None
+    counts = memory[:, :8].view(np.int64)[:, 0]
+    mine = memoryview(memory[world.local_rank, :8]).cast("q")
+    meeting = 0
+
+    def barrier() -> None:
+        nonlocal meeting
+        meeting += 1
+        mine[0] = meeting
+        looks = 0
+        while min(counts.tolist()) < meeting:
+            looks += 1
+            if looks > SPINS:
+                os.sched_yield()
+
+    return barrier

@@ -3,7 +3,15 @@
 import numpy as np
 
 from ddpbp import tree
-from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
+from ddpbp.comm.reducer import (
+    Array,
+    Layout,
+    Reduced,
+    Reducer,
+    TreeSum,
+    blocks,
+    is_finite,
+)
 from ddpbp.comm.world import World
 
 
@@ -13,14 +21,48 @@ class Gathered(Reducer):
     def __init__(self, world: World, layout: Layout) -> None:
         super().__init__(world, layout)
         self._all = np.zeros((world.world_size, *self._memory.shape), np.uint8)
-        self._all_grads, self._all_statistics = self._parts(self._all)
+        self._all_grads, self._all_statistics, self._all_signals = self._parts(self._all)
+        self._grad = np.zeros(layout.length, layout.dtype)
+        self._statistics = np.zeros(layout.statistics)
+        self._sums = {}
+        for size, (_, merges) in self.programs.items():
+            grads, statistics = (
+                self.in_order(rows, size) for rows in (self._all_grads, self._all_statistics)
+            )
+            self._sums[size] = (
+                TreeSum(grads, merges, self._grad, [], self.wire),
+                TreeSum(statistics, merges, self._statistics, []),
+            )
 
-    def finish(self, size: int) -> Reduced:
+    def finish(self, size: int, signal: int = 0) -> Reduced:
+        self._signal(signal)
         self.world.all_gather(self._memory, self._all)
-        merges = self.programs[size][1]
-        (grad,) = tree.accumulate(self._in_order(self._all_grads, size), merges)
-        (statistics,) = tree.accumulate(self._in_order(self._all_statistics, size), merges)
-        return Reduced(grad, statistics, is_finite(grad))
+        for add in self._sums[size]:
+            add()
+        signal = max(self._all_signals[:, 0].tolist())
+        return Reduced(self._grad, self._statistics, is_finite(self._grad), signal)
+
+
+class Tails:
+    """The statistics and signals of all ranks, and whether each of them saw finite sums."""
+
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer = reducer
+        rows, statistics = reducer.node_statistics.shape
+        self._mine = np.zeros((rows, statistics + 2))
+        self._all = np.zeros((reducer.world.world_size, *self._mine.shape))
+
+    def exchange(self, size: int, signal: int, *, finite: bool) -> tuple[Array, bool, int]:
+        """Return the sum of the statistics, whether all is finite, and the greatest signal."""
+        reducer = self._reducer
+        self._mine[:, :-2] = reducer.node_statistics
+        self._mine[0, -2:] = signal, finite
+        reducer.world.all_gather(self._mine, self._all)
+        (total,) = tree.accumulate(
+            reducer.in_order(self._all[..., :-2], size), reducer.programs[size][1]
+        )
+        signals, finites = self._all[:, 0, -2:].T
+        return total, bool(finites.all()), int(signals.max())
 
 
 class Sliced(Reducer):
@@ -34,19 +76,20 @@ class Sliced(Reducer):
         self._send, self._receive = np.zeros(shape, layout.dtype), np.zeros(shape, layout.dtype)
         self._mine = np.zeros(self._slice, layout.dtype)
         self._grad = np.zeros(ranks * self._slice, layout.dtype)
-        self._all_statistics = np.zeros((ranks, *self.node_statistics.shape))
-        self._sum = TreeSum(self._slice, layout.dtype)
+        self._tails = Tails(self)
+        self._sums = {
+            size: TreeSum(self.in_order(self._receive, size), merges, self._mine, [], self.wire)
+            for size, (_, merges) in self.programs.items()
+        }
 
-    def finish(self, size: int) -> Reduced:
-        ranks, merges = self.world.world_size, self.programs[size][1]
+    def finish(self, size: int, signal: int = 0) -> Reduced:
+        ranks = self.world.world_size
         for r in range(ranks):
             piece: Array = self.node_grads[:, r * self._slice : (r + 1) * self._slice]
             self._send[r, :, : piece.shape[1]] = piece
         self.world.all_to_all(self._send, self._receive)
-        self._sum(self._in_order(self._receive, size), merges, self._mine)
+        self._sums[size]()
+        finite = all([is_finite(block) for block in blocks(self._mine)])
         self.world.all_gather(self._mine, self._grad.reshape(ranks, self._slice))
-        self.world.all_gather(np.ascontiguousarray(self.node_statistics), self._all_statistics)
-        (statistics,) = tree.accumulate(self._in_order(self._all_statistics, size), merges)
-        grad = self._grad[: self.layout.length]
-        finite = all([is_finite(block) for block in blocks(grad)])
-        return Reduced(grad, statistics, finite)
+        statistics, finite, signal = self._tails.exchange(size, signal, finite=finite)
+        return Reduced(self._grad[: self.layout.length], statistics, finite, signal)

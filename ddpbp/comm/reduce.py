@@ -4,8 +4,9 @@
 `Local`          one rank: nothing to send
 `SharedSmall`    ranks of one machine, small vectors: each reads and adds all nodes
 `SharedSlices`   ranks of one machine: each adds a slice in shared memory
+`Bucketed`       several machines: travels while the backward pass goes on
 `Gathered`       any ranks, small vectors: all nodes in one call
-`Sliced`         any ranks: exchange of slices, tree sum, all-gather
+`Sliced`         any ranks, without shared memory: exchange of slices, all-gather
 ===============  ==================================================================
 """
 
@@ -15,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp import tree
+from ddpbp.comm.bucketed import Bucketed
 from ddpbp.comm.portable import Gathered, Sliced
 from ddpbp.comm.reducer import Layout, Local, Reducer
-from ddpbp.comm.shared import Shared, SharedSlices, SharedSmall
+from ddpbp.comm.shared import SharedSlices, SharedSmall
 from ddpbp.comm.world import World
 
 SMALL_BYTES = 65_536  # up to here it is faster that everybody adds everything
@@ -36,8 +38,9 @@ def make_reducer(world: World, layout: Layout, say: Callable[[str], None] | None
     if world.world_size == 1:
         return Local(world, layout)
     small = layout.grad_bytes <= SMALL_BYTES
-    if world.shares_memory and world.node_count == 1:
-        kind: type[Shared] = SharedSmall if small else SharedSlices
+    alone = world.node_count == 1
+    if world.shares_memory and (alone or not small):
+        kind = Bucketed if not alone else SharedSmall if small else SharedSlices
         reducer, reason = kind.make(world, layout)
         if reducer is not None:
             return reducer

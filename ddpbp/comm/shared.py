@@ -9,7 +9,7 @@ import mmap
 import numpy as np
 
 from ddpbp import tree
-from ddpbp.comm.reducer import BLOCK, Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
+from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
 from ddpbp.comm.world import World
 
 
@@ -21,10 +21,10 @@ class Shared(Reducer):
         super().__init__(world, layout)
         rows = self.sets * self.node_count
         every = memory[:, : rows * layout.row_bytes].reshape(world.local_size, rows, -1)
-        self._all_grads, self._all_statistics = self._parts(every)
-        self._views: dict[tuple[int, int], tuple[list[Array], list[Array]]] = {}
+        self._all_grads, self._all_statistics, self._all_signals = self._parts(every)
         self._statistics = np.zeros(layout.statistics)
-        self._sum_statistics = TreeSum(layout.statistics, self._statistics.dtype)
+        self._scratch: list[Array] = []
+        self._plans: dict[tuple[int, int], tuple[list[TreeSum], TreeSum]] = {}
 
     def _allocate(self, rows: int) -> Array:
         mine = self._bytes[self.world.rank, : rows * self.layout.row_bytes]
@@ -41,15 +41,19 @@ class Shared(Reducer):
         memory, reason = world.share(cls._rows_bytes(world, layout))
         return (None if memory is None else cls(world, layout, memory)), reason
 
-    def _nodes_of_all(self, size: int) -> tuple[list[Array], list[Array]]:
-        """Return gradients and statistics of the nodes of all ranks, in tree order."""
+    def _sums(self, size: int, outs: list[Array], begin: int) -> tuple[list[TreeSum], TreeSum]:
+        """Plan the sums of `outs`, vectors in a row from element `begin` on, and the statistics."""
         where = (size, self._set)
-        if where not in self._views:
-            self._views[where] = (
-                self._in_order(self._all_grads, size),
-                self._in_order(self._all_statistics, size),
-            )
-        return self._views[where]
+        if where not in self._plans:
+            nodes, merges = self.in_order(self._all_grads, size), self.programs[size][1]
+            sums = []
+            for out in outs:
+                values = [node[begin : begin + out.size] for node in nodes]
+                sums.append(TreeSum(values, merges, out, self._scratch, self.wire))
+                begin += out.size
+            statistics = self.in_order(self._all_statistics, size)
+            self._plans[where] = sums, TreeSum(statistics, merges, self._statistics, [])
+        return self._plans[where]
 
 
 class SharedSmall(Shared):
@@ -63,15 +67,15 @@ class SharedSmall(Shared):
     def __init__(self, world: World, layout: Layout, memory: Array) -> None:
         super().__init__(world, layout, memory)
         self._grad = np.zeros(layout.length, layout.dtype)
-        self._sum = TreeSum(layout.length, layout.dtype)
 
-    def finish(self, size: int) -> Reduced:
+    def finish(self, size: int, signal: int = 0) -> Reduced:
+        self._signal(signal)
+        (add_grads,), add_statistics = self._sums(size, [self._grad], 0)
         self.world.local_barrier()
-        nodes, statistics = self._nodes_of_all(size)
-        merges = self.programs[size][1]
-        self._sum(nodes, merges, self._grad)
-        self._sum_statistics(statistics, merges, self._statistics)
-        return Reduced(self._grad, self._statistics, is_finite(self._grad))
+        add_grads()
+        add_statistics()
+        signals = self._all_signals[:, self._set * self.node_count].tolist()
+        return Reduced(self._grad, self._statistics, is_finite(self._grad), max(signals))
 
 
 class SharedSlices(Shared):
@@ -79,12 +83,11 @@ class SharedSlices(Shared):
 
     def __init__(self, world: World, layout: Layout, memory: Array, sums: Array) -> None:
         super().__init__(world, layout, memory)
-        self._flags = memory[:, -8:].view(np.int64)[:, 0]
+        self._finite = memory[:, -8:].view(np.int64)[:, 0]
         width = sums.shape[1] // layout.dtype.itemsize  # whole pages: the slices form one vector
         self._grad = sums.reshape(-1).view(layout.dtype)[: layout.length]
         self._begin = min(world.rank * width, layout.length)
-        self._mine = self._grad[self._begin : (world.rank + 1) * width]
-        self._sum = TreeSum(BLOCK, layout.dtype)
+        self._mine = blocks(self._grad[self._begin : (world.rank + 1) * width])
 
     @classmethod
     def make(cls, world: World, layout: Layout) -> tuple[Shared | None, str]:
@@ -96,17 +99,16 @@ class SharedSlices(Shared):
             return None, reason
         return cls(world, layout, memory, sums), ""
 
-    def finish(self, size: int) -> Reduced:
-        nodes, statistics = self._nodes_of_all(size)
-        merges = self.programs[size][1]
+    def finish(self, size: int, signal: int = 0) -> Reduced:
+        self._signal(signal)
+        add_blocks, add_statistics = self._sums(size, self._mine, self._begin)
         self.world.local_barrier()  # all rows are written
-        finite, begin = True, self._begin
-        for out in blocks(self._mine):
-            end = begin + out.size
-            self._sum([node[begin:end] for node in nodes], merges, out)
-            finite &= is_finite(out)
-            begin = end
-        self._flags[self.world.rank] = finite
-        self._sum_statistics(statistics, merges, self._statistics)
+        finite = True
+        for add in add_blocks:
+            add()
+            finite &= is_finite(add.out)
+        self._finite[self.world.rank] = finite
+        add_statistics()
+        signal = max(self._all_signals[:, 0].tolist())
         self.world.local_barrier()  # all slices are summed
-        return Reduced(self._grad, self._statistics, bool(self._flags.all()))
+        return Reduced(self._grad, self._statistics, all(self._finite.tolist()), signal)

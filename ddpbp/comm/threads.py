@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ddpbp.comm.world import Array, World
+from ddpbp.comm.world import Array, Request, World
 
 Result = TypeVar("Result")
 
@@ -25,6 +25,26 @@ class _Meeting:
         self.barrier = threading.Barrier(size)
         # Two rounds in turn: the others may still read the round before.
         self.rounds: tuple[list[Any], list[Any]] = ([None] * size, [None] * size)
+        self.arrivals = [0] * size
+
+
+class _Arrival:
+    """A barrier of all threads of a node: thread 0 hears of the others, and speaks for them."""
+
+    def __init__(self, outer: World, thread: int, meeting: _Meeting) -> None:
+        meeting.arrivals[thread] += 1
+        self._count = meeting.arrivals[thread]
+        self._outer, self._thread, self._meeting = outer, thread, meeting
+        self._request: Request | None = None
+
+    def Test(self) -> bool:
+        if self._thread:  # those that have no lane need not know
+            return True
+        if self._request is None:
+            if min(self._meeting.arrivals) < self._count:
+                return False
+            self._request = self._outer.start_local_barrier()
+        return self._request.Test()
 
 
 class ThreadWorld(World):
@@ -44,6 +64,8 @@ class ThreadWorld(World):
         self.local_rank = outer.local_rank * size + thread
         self.local_size = outer.local_size * size
         self.node, self.node_count = outer.node, outer.node_count
+        self.node_sizes = tuple(size * n for n in outer.node_sizes)
+        self.lane, self.lane_count = -1 if thread else outer.lane, outer.lane_count
         self.shares_memory = outer.shares_memory or outer.world_size == 1
 
     def _exchange(self, value: Any) -> list[Any]:
@@ -62,6 +84,15 @@ class ThreadWorld(World):
 
     def local_barrier(self) -> None:
         self._speak(self._exchange(None), lambda _: self._outer.local_barrier())
+
+    def start_local_barrier(self) -> Request:
+        return _Arrival(self._outer, self._thread, self._meeting)
+
+    def start_send(self, send: Array, node: int, tag: int) -> Request:
+        return self._outer.start_send(send, node, tag)
+
+    def start_receive(self, receive: Array, node: int, tag: int) -> Request:
+        return self._outer.start_receive(receive, node, tag)
 
     def all_gather_object(self, value: Any) -> list[Any]:
         message = pickle.dumps(value)  # as over MPI: nobody gets hold of another's arrays

@@ -7,16 +7,24 @@ settled after the configuration has been shared.
 
 import os
 import pickle
+import re
 import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from ddpbp.errors import ConfigError, DdpbpError
 
 Array = Any  # any C-contiguous buffer with array syntax
+
+
+class Request(Protocol):
+    """Something that goes on by itself, or while it is tested."""
+
+    def Test(self) -> bool:
+        """Tell whether it is done."""
 
 
 class World:
@@ -30,6 +38,11 @@ class World:
         The machine this rank runs on.
     local_rank, local_size : int
         This process among those of its node.
+    node_sizes : tuple of int
+        The number of ranks of each node.
+    lane, lane_count : int
+        Rank j of every node speaks for its node on lane j, as far as all nodes have a rank j; the
+        other ranks have lane -1.
     host : str
         The name of the machine.
     shares_memory : bool
@@ -40,6 +53,8 @@ class World:
     rank, world_size = 0, 1
     node, node_count = 0, 1
     local_rank, local_size = 0, 1
+    node_sizes: tuple[int, ...] = (1,)
+    lane, lane_count = 0, 1
 
     def __init__(self) -> None:
         self.host = socket.gethostname()
@@ -54,6 +69,22 @@ class World:
 
     def local_barrier(self) -> None:
         """Wait for all ranks of this node."""
+
+    def start_local_barrier(self) -> Request:
+        """Tell the ranks of this node that this one is here; done when all of them are.
+
+        What a rank wrote to shared memory before is seen by those whose request is done. Every
+        rank must test its request now and then.
+        """
+        raise NotImplementedError
+
+    def start_send(self, send: Array, node: int, tag: int) -> Request:
+        """Begin to send to the rank with the same lane on another node."""
+        raise NotImplementedError
+
+    def start_receive(self, receive: Array, node: int, tag: int) -> Request:
+        """Begin to receive what that rank sends with this tag."""
+        raise NotImplementedError
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
         """Return memory that all ranks of this node see, or None and the reason why not.
@@ -110,6 +141,8 @@ class MpiWorld(World):
     ----------
     expected : int or None
         The number of ranks that the launcher's environment speaks of.
+    machine : int, optional
+        The node this rank shall believe to be on; by default those that can share memory are one.
 
     Raises
     ------
@@ -117,19 +150,11 @@ class MpiWorld(World):
         If there is no MPI library, or it is not the launcher's.
     """
 
-    def __init__(self, expected: int | None) -> None:
+    def __init__(self, expected: int | None, machine: int | None = None) -> None:
         super().__init__()
-        try:
-            import mpi4py
+        library = mpi_library()
+        from mpi4py import MPI
 
-            mpi4py.rc(initialize=False, finalize=True)  # first see whose library it is
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:
-            raise ConfigError(
-                f"started under an MPI launcher, but mpi4py finds no MPI library ({error}); "
-                "install one beside ddpbp: pip install 'ddpbp[mpich]'"
-            ) from None
-        library = " ".join(MPI.Get_library_version().split(",")[0].split()[:4])
         another = (
             "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
             "environment (its bin folder), or install the matching library"
@@ -146,27 +171,47 @@ class MpiWorld(World):
                 f"the launcher started {expected} ranks, but MPI ({library}) sees {comm.size}: "
                 f"{another}"
             )
-        local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+        if machine is None:
+            local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+        else:
+            local = MPI.Intracomm(comm.Split(machine, comm.rank))
         leader = local.bcast(comm.rank)
         places = comm.allgather((leader, local.rank))
         order = sorted(places)
         if order != places:  # a node's ranks shall follow each other
             comm = MPI.Intracomm(comm.Split(0, order.index(places[comm.rank])))
         leaders = sorted({place[0] for place in places})
-        self.comm, self.local_comm = comm, local
+        self.comm, self.local_comm, self.library = comm, local, library
         self.rank, self.world_size = comm.rank, comm.size
         self.local_rank, self.local_size = local.rank, local.size
         self.node, self.node_count = leaders.index(leader), len(leaders)
+        self.node_sizes = tuple(sum(place[0] == one for place in places) for one in leaders)
+        self.lane_count = min(self.node_sizes)
+        self.lane = local.rank if local.rank < self.lane_count else -1
+        self._barrier: Callable[[], object] = local.Barrier
+        self._lane_comm = comm.Split(self.lane if self.lane >= 0 else MPI.UNDEFINED, self.node)
 
     shares_memory = True
 
-    def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
-        from ddpbp.comm.pages import map_pages
+    def start_local_barrier(self) -> Request:
+        return self.local_comm.Ibarrier()
 
-        return map_pages(self, bytes_per_rank)
+    def start_send(self, send: Array, node: int, tag: int) -> Request:
+        return self._lane_comm.Isend(send, node, tag)
+
+    def start_receive(self, receive: Array, node: int, tag: int) -> Request:
+        return self._lane_comm.Irecv(receive, node, tag)
+
+    def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
+        from ddpbp.comm.pages import make_barrier, map_pages
+
+        memory, reason = map_pages(self, bytes_per_rank)
+        if memory is not None and self._barrier == self.local_comm.Barrier:
+            self._barrier = make_barrier(self) or self._barrier
+        return memory, reason
 
     def local_barrier(self) -> None:
-        self.local_comm.Barrier()
+        self._barrier()
 
     def all_gather(self, send: Array, receive: Array) -> None:
         self.comm.Allgather(send, receive)
@@ -182,6 +227,28 @@ class MpiWorld(World):
 
     def abort(self, code: int) -> None:
         self.comm.Abort(code)
+
+
+def mpi_library() -> str:
+    """Load the MPI library without starting it; return its name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc(initialize=False, finalize=True)  # first see whose library it is
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(
+            f"mpi4py finds no MPI library ({error}); install one beside ddpbp: "
+            "pip install 'ddpbp[mpich]'"
+        ) from None
+    name = re.split(r"[,\n]", MPI.Get_library_version())[0]
+    return " ".join(name.replace("Version:", "").split())
 
 
 class _Hub:
@@ -225,6 +292,7 @@ class SimulatedWorld(World):
         super().__init__()
         self.rank, self.world_size = rank, hub.world_size
         self.local_rank, self.local_size = rank, hub.world_size
+        self.node_sizes = (hub.world_size,)
         self._hub, self._count = hub, 0
 
     def all_gather_object(self, value: Any) -> list[Any]:

@@ -24,6 +24,7 @@ from ddpbp.nn.dropout import Dropout
 from ddpbp.nn.losses import Loss
 from ddpbp.nn.network import Network, Parameters
 from ddpbp.nn.workspace import Leaves, Memory, Stack
+from ddpbp.wire import Wire
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +44,8 @@ class Backprop:
         The most examples a step may bring.
     dropout : Dropout, optional
         Masks for the hidden layers; required if `network.dropout` is not 0.
+    wire : Wire, optional
+        What rounds the gradient of each leaf and every sum of them.
 
     Attributes
     ----------
@@ -53,9 +56,15 @@ class Backprop:
     """
 
     def __init__(
-        self, network: Network, loss: Loss, capacity: int, dropout: Dropout | None = None
+        self,
+        network: Network,
+        loss: Loss,
+        capacity: int,
+        dropout: Dropout | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.network, self.loss = network, loss
+        self._rounded = wire.round if wire else None
         self._dropout = dropout if network.dropout else None
         self._memory = Memory(network, capacity)
         self.x = self._memory.flat("x", 0).reshape(capacity, -1)
@@ -144,26 +153,33 @@ class Backprop:
         Yields
         ------
         int
-            The layers L, L - 1, ..., 1, each as its sums are complete.
+            Where the complete part of the nodes' flat vectors begins: it grows from their end.
+            Often the same as before, so that others can use the moment.
         """
-        L, small = self.network.L, self._leaves.gradients is not None
+        L, begin = self.network.L, self.network.parameter_count
+        gradients = self._leaves.gradients
         for stack in self.stacks:
             self._output_delta(stack)
             stack.delta[L] /= examples
         for l in range(L, 0, -1):
-            if small:
+            if gradients is not None:
                 self._leaf_gradients(l)
             else:
-                self._sum_gradients(l, nodes, merges)
-                yield l
+                start_W, n_in = self.network.spans[l - 1][0], self.network.sizes[l - 1]
+                for row in self._sum_gradients(l, nodes, merges):
+                    begin = start_W + row * n_in
+                    yield begin
             if l > 1:
                 for stack in self.stacks:
-                    self._hidden_delta(stack, theta, l - 1)
-        if self._leaves.gradients is not None:
-            sums = tree.accumulate(self._leaves.gradients, merges)
+                    for _ in self._hidden_delta(stack, theta, l - 1):
+                        yield begin
+        if gradients is not None:
+            if self._rounded:
+                self._rounded(gradients)
+            sums = tree.accumulate(gradients, merges, self._rounded)
             for node, value in zip(nodes, sums, strict=True):
                 np.copyto(node.flat, value)
-            yield from range(L, 0, -1)
+            yield 0
 
     def _output_delta(self, stack: Stack) -> None:
         """δᴸ = ∂L/∂aᴸ ⊙ σ′(zᴸ)  (BP1), or its closed form where loss and output have one."""
@@ -182,7 +198,7 @@ class Backprop:
             slope(z, a, z)
             delta *= z
 
-    def _hidden_delta(self, stack: Stack, theta: Parameters, l: int) -> None:
+    def _hidden_delta(self, stack: Stack, theta: Parameters, l: int) -> Iterator[None]:
         """δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ′(zˡ)  (BP2), with the mask of dropout where there is one."""
         W_T, slope = theta.W[l + 1].T, self._sigma[l].slope
         for piece in stack.pieces[l]:
@@ -190,6 +206,7 @@ class Backprop:
             if slope is not None:
                 slope(piece.z, piece.a, piece.z)
                 np.multiply(piece.delta, piece.z, out=piece.delta)
+            yield
         keep = stack.keep[l]
         if self._dropout is not None and keep is not None:
             stack.delta[l] *= keep
@@ -204,15 +221,31 @@ class Backprop:
                 np.matmul(delta[:, rows], a_T, out=dW[:, rows])  # (BP4)
             np.add.reduce(delta, axis=2, out=gradient.b[l])  # (BP3)
 
-    def _sum_gradients(self, l: int, nodes: Sequence[Parameters], merges: Sequence[int]) -> None:
-        """Form rows of ∂L/∂W of every leaf and add them along the tree while they are in cache."""
+    def _sum_gradients(
+        self, l: int, nodes: Sequence[Parameters], merges: Sequence[int]
+    ) -> Iterator[int]:
+        """Form rows of ∂L/∂W of every leaf and add them along the tree while they are in cache.
+
+        Yields the first complete row: from the last block up, as the flat vector is completed.
+        """
+        rounded = self._rounded
+        db = [
+            value
+            for stack in self.stacks
+            for value in np.add.reduce(stack.delta[l], axis=2)  # (BP3)
+        ]
+        if rounded:
+            for value in db:
+                rounded(value)
+        for node, value in zip(nodes, tree.accumulate(db, merges, rounded), strict=True):
+            np.copyto(node.b[l][:, 0], value)
         pairs = [
             (delta, below.T)
             for stack in self.stacks
             for delta, below in zip(stack.delta[l], stack.passed[l - 1], strict=True)
         ]
         n = self.network.sizes[l]
-        for start in range(0, n, GRADIENT_ROWS):
+        for start in reversed(range(0, n, GRADIENT_ROWS)):
             rows = slice(start, min(start + GRADIENT_ROWS, n))
             registers = [node.W[l][rows] for node in nodes]
             depth = 0
@@ -220,17 +253,15 @@ class Backprop:
                 if depth == len(registers):
                     registers.append(self._buffer(registers[0].shape, depth))
                 np.matmul(delta[rows], a_T, out=registers[depth])  # (BP4)
+                if rounded:
+                    rounded(registers[depth])
                 for _ in range(count):
-                    registers[depth - 1] += registers[depth]
                     depth -= 1
+                    registers[depth] += registers[depth + 1]
+                    if rounded:
+                        rounded(registers[depth])
                 depth += 1
-        db = [
-            value
-            for stack in self.stacks
-            for value in np.add.reduce(stack.delta[l], axis=2)  # (BP3)
-        ]
-        for node, value in zip(nodes, tree.accumulate(db, merges), strict=True):
-            np.copyto(node.b[l][:, 0], value)
+            yield start
 
     def _buffer(self, shape: tuple[int, ...], depth: int) -> Array:
         where = (depth, *shape)

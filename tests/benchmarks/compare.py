@@ -42,19 +42,17 @@ def shape(net: str) -> tuple[list[int], int, int]:
     return [int(n) for n in sizes.split("-")], int(batch), examples
 
 
-def make_ddpbp(net: str, leaves: int) -> Step:
-    """One rank of ddpbp; `leaves` of a batch."""
-    from ddpbp import join, resolve
-    from ddpbp.build import open_dataset
-    from ddpbp.trainer import Trainer
+def synthetic(net: str, leaves: int) -> Any:
+    """Return the configuration of ddpbp for `net`, a batch in `leaves`."""
+    from ddpbp import resolve
 
     sizes, batch, examples = shape(net)
-    config = resolve(
+    return resolve(
         None,
         [
             f"model.hidden={sizes[1:-1]}",
             f"batch_size={batch}",
-            f"micro_batch_size={batch // leaves}",
+            f"micro_batch_size={-(-batch // leaves)}",
             f"optimizer.learning_rate={LEARNING_RATE}",
             "data.source=synthetic",
             "data.standardize=false",
@@ -64,6 +62,15 @@ def make_ddpbp(net: str, leaves: int) -> Step:
             f"data.classes={sizes[-1]}",
         ],
     )
+
+
+def make_ddpbp(net: str, leaves: int) -> Step:
+    """One rank of ddpbp; `leaves` of a batch."""
+    from ddpbp import join
+    from ddpbp.build import open_dataset
+    from ddpbp.trainer import Trainer
+
+    config = synthetic(net, leaves)
     world = join()
     trainer = Trainer(config, open_dataset(config, world), world)
     epoch = 0
@@ -83,18 +90,27 @@ def make_ddpbp(net: str, leaves: int) -> Step:
     return run
 
 
+def torch_model(net: str) -> Any:
+    """Return PyTorch's model of `net`, its layer sizes and the batch size."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    sizes, batch, _ = shape(net)
+    layers: list[nn.Module] = []
+    for n_in, n in pairwise(sizes):
+        layers += [nn.Linear(n_in, n), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]), sizes, batch
+
+
 def make_torch(net: str, *, ddp: bool) -> Step:
     """One process of PyTorch, alone or as a rank of DDP."""
     import torch
     from torch import nn
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    sizes, batch, examples = shape(net)
-    layers: list[nn.Module] = []
-    for n_in, n in pairwise(sizes):
-        layers += [nn.Linear(n_in, n), nn.ReLU()]
-    model: nn.Module = nn.Sequential(*layers[:-1])
+    model, sizes, batch = torch_model(net)
+    examples = shape(net)[2]
     ranks = 1
     if ddp:
         torch.distributed.init_process_group("gloo")

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 
 from ddpbp import tree
+from ddpbp.comm import threads
+from ddpbp.comm.bucketed import Bucketed
 from ddpbp.comm.portable import Gathered, Sliced
 from ddpbp.comm.reduce import SMALL_BYTES, make_reducer, tree_sum
 from ddpbp.comm.reducer import BLOCK, Layout, Local, Reducer
 from ddpbp.comm.shared import Shared, SharedSlices, SharedSmall
-from ddpbp.comm.world import World, join
+from ddpbp.comm.world import MpiWorld, World, join
+from ddpbp.wire import WIRES
 
 pytestmark = pytest.mark.mpi
 
 
-def made(kind: type[Shared]) -> Callable[[World, Layout], Reducer]:
+def made(kind: type[Shared | Bucketed]) -> Callable[[World, Layout], Reducer]:
     def make(world: World, layout: Layout) -> Reducer:
         reducer, reason = kind.make(world, layout)
         assert reducer is not None, reason
@@ -33,6 +36,7 @@ KINDS: dict[str, Callable[[World, Layout], Reducer]] = {
     "sliced": Sliced,
     "shared small": made(SharedSmall),
     "shared slices": made(SharedSlices),
+    "bucketed": made(Bucketed),
     "chosen": make_reducer,
 }
 STATISTICS = 3
@@ -62,13 +66,18 @@ def reduce(reducer: Reducer, size: int, step: int) -> tuple[bytes, bytes]:
     merges, _ = tree.run_program(size, world.rank, world.world_size)
     leaves = [leaf(16 * step + i, length, dtype) for i in range(start, stop)]
     rows = reducer.nodes(size)
-    for part, out in zip(
-        zip(*leaves, strict=True), (reducer.node_grads, reducer.node_statistics), strict=False
-    ):
-        out[rows] = tree.accumulate(list(part), merges)
-    reducer.start(length // 3, length)
-    reducer.start(0, length // 3)
-    reduced = reducer.finish(size)
+    rounded = reducer.wire.round if reducer.wire else None
+    if leaves:
+        grads, statistics = map(list, zip(*leaves, strict=True))
+        for grad in grads:
+            if rounded:
+                rounded(grad)
+        reducer.node_grads[rows] = tree.accumulate(grads, merges, rounded)
+        reducer.node_statistics[rows] = tree.accumulate(statistics, merges)
+    for begin in (length, length // 3, length // 3, 0):
+        reducer.start(begin)
+    reduced = reducer.finish(size, signal=world.rank % 3)
+    assert reduced.signal == min(2, world.world_size - 1)
     assert reduced.grad.shape == (length,)
     assert reduced.grad.dtype == dtype
     assert reduced.finite
@@ -94,6 +103,33 @@ def test_reducer_gives_the_bits_of_one_process(world, kind, length, dtype):
         alone, together = Local(World(), layout), KINDS[kind](world, layout)
         for step, size in enumerate([*counts, counts[0]]):
             assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
+
+
+MACHINES = {  # which machine a rank believes to be on
+    "one each": lambda rank: rank,
+    "two each": lambda rank: rank // 2,
+    "uneven": lambda rank: min(rank, 1),
+    "out of order": lambda rank: rank % 2,
+}
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("machines", MACHINES)
+@pytest.mark.parametrize("threads_each", [1, 2])
+def test_buckets_between_machines_give_the_bits_of_one_process(machines, wire, threads_each):
+    outer = MpiWorld(None, machine=MACHINES[machines](join(mpi=True).rank))
+    ranks = outer.world_size * threads_each
+
+    def compare(world: World) -> None:
+        # A last bucket and parts of other sizes; parts that are empty; more leaves than ranks.
+        for length, cap_bytes, counts in [(1009, 404, (13, 3)), (5, 400, (ranks, 1))]:
+            layout = Layout(length, np.dtype("f4"), STATISTICS, counts, wire, cap_bytes)
+            together = made(Bucketed)(world, layout)
+            alone = Local(World(), layout)
+            for step, size in enumerate([*counts, counts[0]]):
+                assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
+
+    threads.run(outer, threads_each, compare)
 
 
 @pytest.mark.parametrize("kind", KINDS)
