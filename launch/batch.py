@@ -127,6 +127,7 @@ def script(given: argparse.Namespace, launch: Sequence[str]) -> str:
         "run_seconds": limit - given.grace,
         "grace": given.grace,
         "grace_minutes": math.ceil(given.grace / 60),
+        "requeue": "requeue" if given.requeue else "no-requeue",
         "queue": given.queue,
         "account": given.account,
         "script": shlex.quote(given.job_name + SUFFIX[given.batch]),

@@ -156,12 +156,14 @@ def command(
 
 
 def _slurm_plugin(mpi: Mpi) -> str | None:
-    """Return srun's plugin that this library understands, if Slurm has it."""
-    if not shutil.which("srun"):
+    """Return srun's plugin that this library understands, if Slurm has it and can load it."""
+    plugin = "pmix" if mpi.family == "openmpi" else "pmi2"
+    tried = ["srun", f"--mpi={plugin}", "--overlap", "--nodes=1", "--ntasks=1", "true"]
+    try:
+        done = subprocess.run(tried, capture_output=True, check=False, timeout=30)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
-    done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, check=False)
-    wanted = "pmix" if mpi.family == "openmpi" else "pmi2"
-    return wanted if wanted in re.findall(r"\w+", done.stdout + done.stderr) else None
+    return None if done.returncode else plugin
 
 
 def _srun(ranks: Mapping[str, int], plugin: str) -> list[str]:
