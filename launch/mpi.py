@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def find(python: Sequence[str]) -> Mpi:
     if family is None:
         raise LaunchError(f"mpi4py loads an MPI that is not known here: {said.splitlines()[0]}")
     suffix = {"mpich": ".mpich", "openmpi": ".openmpi"}.get(family, "")  # as Debian names them
-    folders = [Path(python[-1]).parent, *(p / "bin" for p in Path(library).resolve().parents)]
+    folders = [Path(p).parent for p in (python[-1], sys.executable) if Path(p).is_absolute()]
+    folders += [folder / "bin" for folder in Path(library).resolve().parents if library]
     candidates = [folder / name for folder in folders for name in ("mpiexec" + suffix, "mpiexec")]
     candidates += [
         Path(found) for name in ("mpiexec" + suffix, "mpiexec") if (found := shutil.which(name))

@@ -158,11 +158,8 @@ def _defaults(p: Parser, file: Path) -> dict[str, Any]:
             raise LaunchError(f"{file}: {key} is no option; allowed: {', '.join(known)}")
         several = isinstance(action, argparse._AppendAction)
         values = value if several and isinstance(value, list) else [value]
-        kind, word = str, "a text or a list of them" if several else "a text"
-        if action.nargs == 0:
-            kind, word = bool, "true or false"
-        elif action.type is int:
-            kind, word = int, "a number"
+        kind: type = bool if action.nargs == 0 else int if action.type is int else str
+        word = {bool: "true or false", int: "a number", str: "a text"}[kind]
         if not all(isinstance(v, kind) and v in (action.choices or [v]) for v in values):
             allowed = ", ".join(action.choices or [word])
             raise LaunchError(f"{file}: {key} = {value!r}: allowed: {allowed}")

@@ -1,14 +1,18 @@
 """The launcher: where ranks go, who is told what, how a job ends, what is submitted."""
 
 import json
+import mmap
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import hosts as where
 import mpi
 import mpijob
+import node
 import options
 import pytest
 import rank
@@ -98,11 +102,12 @@ def test_the_mpiexec_is_the_librarys_not_the_first_on_path(tmp_path, monkeypatch
     fake_mpiexec(tmp_path / "bin", other)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     assert mpi.find([sys.executable]) == found
-    # A Python elsewhere that loads that library has no other mpiexec than the foreign one.
+    # A Python of elsewhere that loads that library has no other mpiexec than the foreign one.
     alien = tmp_path / "python"
     library = f"{mpi.NAMES[found.family]}, but installed without a launcher"
     alien.write_text(f"#!/bin/sh\necho '{json.dumps([library, str(tmp_path / 'lib' / 'x.so')])}'\n")
     alien.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(alien))
     with pytest.raises(LaunchError, match=r"no mpiexec of it was found: .*bin/mpiexec is of"):
         mpi.find([str(alien)])
 
@@ -274,11 +279,6 @@ def test_the_rank_that_failed_is_named_last(launcher, tmp_path, fault, code, cau
 
 
 def test_what_mpi_left_is_swept_but_not_what_is_used(tmp_path):
-    import mmap
-    import time
-
-    import node
-
     left, used, young = (tmp_path / f"mpich_shm_{name}" for name in ("left", "used", "young"))
     for file in (left, used):
         file.write_bytes(b"x" * 4096)
@@ -374,7 +374,7 @@ MPIJOB = {
 }
 
 
-def faults(value, schema, path="$"):
+def faults(value: Any, schema: Any, path: str = "$") -> list[str]:
     """List where a value is not what the schema says."""
     if isinstance(schema, set):
         return [] if value in schema else [f"{path} = {value!r}"]
