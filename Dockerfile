@@ -8,7 +8,8 @@ RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir '/src[
 
 FROM python:3.11-slim-bookworm
 # The workers of an MPIJob are reached by ssh, on a port that needs no root; the keys come from the
-# operator, by a mount.
+# operator, by a mount. (Debian keeps no old versions that could be pinned.)
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends openssh-client openssh-server \
     && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
@@ -18,7 +19,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY launch/ssh/ssh_config /etc/ssh/ssh_config.d/ddpbp.conf
 COPY launch/ssh/sshd_config /home/ddpbp/.sshd_config
 ENV PATH=/opt/venv/bin:$PATH
-USER ddpbp
+USER 1000
 WORKDIR /home/ddpbp
 COPY configs configs
 ENTRYPOINT ["ddpbp"]

@@ -108,6 +108,7 @@ def test_the_mpiexec_is_the_librarys_not_the_first_on_path(tmp_path, monkeypatch
     alien.write_text(f"#!/bin/sh\necho '{json.dumps([library, str(tmp_path / 'lib' / 'x.so')])}'\n")
     alien.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(alien))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(LaunchError, match=r"no mpiexec of it was found: .*bin/mpiexec is of"):
         mpi.find([str(alien)])
 
