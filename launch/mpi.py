@@ -87,7 +87,8 @@ def find(python: Sequence[str]) -> Mpi:
         raise LaunchError(f"mpi4py loads an MPI that is not known here: {said.splitlines()[0]}")
     suffix = {"mpich": ".mpich", "openmpi": ".openmpi"}.get(family, "")  # as Debian names them
     folders = [Path(p).parent for p in (python[-1], sys.executable) if Path(p).is_absolute()]
-    folders += [folder / "bin" for folder in Path(library).resolve().parents if library]
+    above = Path(library).resolve().parents[:-1] if library else ()
+    folders += [folder / "bin" for folder in above]
     candidates = [folder / name for folder in folders for name in ("mpiexec" + suffix, "mpiexec")]
     candidates += [
         Path(found) for name in ("mpiexec" + suffix, "mpiexec") if (found := shutil.which(name))
