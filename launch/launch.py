@@ -99,6 +99,13 @@ def start(given: argparse.Namespace) -> int:
         if ended.code:
             time.sleep(YOUNG_SECONDS)
             machines.ask("sweep")
+        if ended.asked and ended.code == 128 + ended.asked:
+            name = signal.Signals(ended.asked).name
+            say(f"ended by {name}" + " for the second time" * ended.forced)
+            if training.is_training(arguments) and not ended.forced:
+                say("the training had not begun; nothing is lost")
+                ended.code = REQUEUE
+        elif ended.code:
             explain(ended, python, arguments)
         if ended.code == REQUEUE and given.requeue:
             requeue(machines.system)
@@ -142,26 +149,28 @@ def output(given: argparse.Namespace) -> Output:
 
 def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> None:
     """Say what went wrong and where, unless the ranks agreed and have said it themselves."""
-    if ended.agreed:
+    if ended.agreed and not ended.held:
         return
     fault = training.fault(python, arguments)
     rank = fault.get("rank", ended.first_failed)
     if rank is None:
         for line in ended.said:
             say(line)
-        lost = sorted(set(ended.hosts) - set(ended.codes))
-        say(
-            f"the job ended with code {ended.code}"
-            + (f"; nothing was heard of the end of ranks {lost}" if lost else ", no rank started")
-        )
+        silent = sorted(set(ended.hosts) - set(ended.codes))
+        ranks = ", ".join(f"{rank} on {ended.hosts[rank]}" for rank in silent)
+        heard = f"nothing was heard of the end of rank {ranks}" if ranks else "no rank started"
+        say(f"{heard}; exit code {ended.code}")
         return
+    host = ended.hosts.get(rank, fault.get("host", "?"))
     code = ended.codes.get(rank, ended.code)
-    how = f"failed with exit code {code}"
+    what = str(fault.get("cause", "failed")).removeprefix(f"rank {rank} on {host} ")
     if code > 128:
-        how = f"was killed by signal {code - 128} ({signal.Signals(code - 128).name})"
-    step = f" after step {fault['step']}" if "step" in fault else ""
-    cause = f": {fault['cause']}" if "cause" in fault else ""
-    say(f"rank {rank} on {ended.hosts.get(rank, fault.get('host', '?'))}{step} {how}{cause}")
+        what = f"killed by signal {code - 128} ({signal.Signals(code - 128).name})"
+    when = ""
+    if "step" in fault:
+        when = f", step {fault['step']}, {fault['phase']}" if "phase" in fault else ""
+        when = when or f", after step {fault['step']}"
+    say(f"rank {rank} on {host}{when}: {what}; exit code {code}")
     for line in ended.held.get(rank, []):
         sys.stderr.write(line + "\n")
 

@@ -48,6 +48,8 @@ class Ended:
         What the MPI's own launcher said.
     asked : int
         The signal by which the launcher was asked to stop, or 0.
+    forced : bool
+        Whether it was asked again, and ended all at once.
     """
 
     code: int = 0
@@ -56,6 +58,7 @@ class Ended:
     held: dict[int, list[str]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     asked: int = 0
+    forced: bool = False
 
     @property
     def agreed(self) -> bool:
@@ -163,8 +166,8 @@ class Job:
         now = time.monotonic()
         if not self.ended.asked:
             self.ended.asked, self._asked_seconds = number, now
-            self._process.send_signal(signal.SIGUSR1)
         elif now - self._asked_seconds > SECOND_SECONDS:
+            self.ended.forced = True
             self._process.terminate()
             self._failed_seconds = min(self._failed_seconds, now)
 
@@ -175,10 +178,14 @@ class Job:
         ]
         for thread in readers:
             thread.start()
+        passed_on = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.2)
                 break
+            if self.ended.asked and not passed_on and len(self.ended.hosts) == self.n:
+                self._process.send_signal(signal.SIGUSR1)  # earlier it could be lost
+                passed_on = True
             now = time.monotonic()
             if now - self._failed_seconds > GRACE_SECONDS:  # it waits for a host that is gone
                 with contextlib.suppress(ProcessLookupError):
@@ -225,9 +232,11 @@ class Job:
     def _code(self, returned: int) -> int:
         """Return one code for all, whatever this MPI makes of several."""
         told = [code for code in self.ended.codes.values() if code]
+        deaf = self.ended.asked and told and told[0] == 128 + signal.SIGUSR1
+        if deaf or self.ended.forced:
+            return 128 + self.ended.asked
         if told:
-            asked = self.ended.asked and told[0] == 128 + signal.SIGUSR1  # nobody listened to it
-            return 128 + self.ended.asked if asked else told[0]
+            return told[0]
         if returned:
             # MPICH's mpiexec says n for a rank killed by signal n, Open MPI's 128 + n.
             killed = -returned if returned < 0 else returned if 4 < returned < 32 else 0

@@ -15,6 +15,11 @@ def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
+def is_training(arguments: Sequence[str]) -> bool:
+    """Tell whether this is a training: what can be planned, and resumed after a stop."""
+    return arguments[0] == "train"
+
+
 def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
     """See that so many ranks can run this training, before it waits in a queue.
 
@@ -23,7 +28,7 @@ def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
     LaunchError
         With ddpbp's own words.
     """
-    if arguments[0] == "train":
+    if is_training(arguments):
         asked = _ask(python, *arguments, "--dry-run", "--ranks", str(ranks))
         if asked.returncode:
             raise LaunchError(asked.stderr.strip().removeprefix("ddpbp: "))
@@ -31,14 +36,14 @@ def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
 
 def resumed(arguments: Sequence[str]) -> list[str]:
     """Return the command that goes on where this one was interrupted."""
-    if arguments[0] != "train" or "--resume" in arguments:
+    if not is_training(arguments) or "--resume" in arguments:
         return list(arguments)
     return [*(word for word in arguments if word != "--overwrite"), "--resume", "auto"]
 
 
 def fault(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
     """Return what the run folder tells of a failed training: its fault, or its last step."""
-    if arguments[0] != "train":
+    if not is_training(arguments):
         return {}
     asked = _ask(python, *arguments, "--print-config")
     try:
