@@ -91,11 +91,12 @@ def start(given: argparse.Namespace) -> int:
             words = [shlex.join([f"{key}={value}"]) for key, value in environment.items()]
             sys.stdout.write(" ".join([*words, shlex.join(line)]) + "\n")
             return 0
-        say(f"{sum(ranks.values())} ranks on {listed} with {library}")
+        n = sum(ranks.values())
+        say(f"{n} rank{'s' * (n > 1)} on {listed} with {library}")
         for host, count in ranks.items():
             if count > (cores := machines.cores[host]):
                 say(f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks")
-        ended = Job(line, environment, sum(ranks.values()), output(given)).ended
+        ended = Job(line, environment, n, output(given)).ended
         if ended.code:
             time.sleep(YOUNG_SECONDS)
             machines.ask("sweep")
@@ -163,14 +164,16 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> No
         return
     host = ended.hosts.get(rank, fault.get("host", "?"))
     code = ended.codes.get(rank, ended.code)
-    what = str(fault.get("cause", "failed")).removeprefix(f"rank {rank} on {host} ")
-    if code > 128:
-        what = f"killed by signal {code - 128} ({signal.Signals(code - 128).name})"
-    when = ""
+    where = f"rank {rank} on {host}"
     if "step" in fault:
-        when = f", step {fault['step']}, {fault['phase']}" if "phase" in fault else ""
-        when = when or f", after step {fault['step']}"
-    say(f"rank {rank} on {host}{when}: {what}; exit code {code}")
+        seen = f"step {fault['step']}, {fault['phase']}" if "phase" in fault else ""
+        where += f", {seen or 'after step ' + str(fault['step'])}"
+    what = f"{where}: {fault.get('cause', 'failed')}"
+    if code > 128:
+        what = f"{where}: killed by signal {code - 128} ({signal.Signals(code - 128).name})"
+    elif "last seen" in fault.get("cause", ""):  # by the others: they have named all
+        what = fault["cause"]
+    say(f"{what}; exit code {code}")
     for line in ended.held.get(rank, []):
         sys.stderr.write(line + "\n")
 

@@ -214,10 +214,11 @@ class Job:
                 self._failed_seconds = min(self._failed_seconds, time.monotonic())
         else:
             self._output.log(rank, text)
+            if kind == "err" and _ECHO.match(text):
+                return
             if kind == "err" and self._holding and (rank in self.ended.held or _FAULT.match(text)):
                 self._held_seconds = min(self._held_seconds, time.monotonic())
-                if not _ECHO.match(text):
-                    self.ended.held.setdefault(rank, []).append(text)
+                self.ended.held.setdefault(rank, []).append(text)
             else:
                 self._output.show(rank, self.ended.hosts.get(rank, "?"), text, kind)
 

@@ -3,9 +3,11 @@
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -239,44 +241,103 @@ def test_ddpbp_launch_is_the_launcher(python, alone, tmp_path):
 
 FAULT = """
 import os, sys, threading, time
+def spoil():
+    while not hasattr(sys.modules.get("ddpbp.trainer"), "Trainer"):
+        time.sleep(0.01)
+    trainer = sys.modules["ddpbp.trainer"].Trainer
+    step = trainer.train_step
+    def train_step(self, batch):
+        if self.step == 30:
+            {fault}
+        return step(self, batch)
+    trainer.train_step = train_step
 if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
-    def spoil():
-        while not hasattr(sys.modules.get("ddpbp.trainer"), "Trainer"):
-            time.sleep(0.01)
-        trainer = sys.modules["ddpbp.trainer"].Trainer
-        step = trainer.train_step
-        def train_step(self, batch):
-            if self.step == 30:
-                {fault}
-            return step(self, batch)
-        trainer.train_step = train_step
     threading.Thread(target=spoil, daemon=True).start()
 """
+ENDLESS = ["epochs=100000", "checkpoint.every_minutes=0"]
+
+
+@pytest.fixture
+def spoiled(tmp_path, monkeypatch):
+    """Let rank 1 of what is started do something at step 30."""
+
+    def spoil(fault: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(FAULT.format(fault=fault))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return spoil
 
 
 @pytest.mark.parametrize(
     ("fault", "code", "cause"),
     [
-        ("os.kill(os.getpid(), 9)", 137, "was killed by signal 9 (SIGKILL)"),
-        ("os.kill(os.getpid(), 4)", 132, "was killed by signal 4 (SIGILL)"),
-        ("os._exit(5)", 5, "failed with exit code 5"),
-        ("raise ValueError('only here')", 1, "failed with exit code 1"),
+        ("os.kill(os.getpid(), 9)", 137, "killed by signal 9 (SIGKILL); exit code 137"),
+        ("os.kill(os.getpid(), 4)", 132, "killed by signal 4 (SIGILL); exit code 132"),
+        ("os._exit(5)", 5, "exit code 5"),
+        ("raise ValueError('only here')", 1, "ValueError: only here; exit code 1"),
     ],
 )
-def test_the_rank_that_failed_is_named_last(launcher, tmp_path, fault, code, cause):
-    (tmp_path / "sitecustomize.py").write_text(FAULT.format(fault=fault))
-    ended = launcher(
-        "-n", 3, "train", "epochs=500", f"output={tmp_path / 'run'}", PYTHONPATH=str(tmp_path)
-    )
+def test_the_rank_that_failed_is_named_last(launcher, spoiled, tmp_path, fault, code, cause):
+    spoiled(fault)
+    ended = launcher("-n", 3, "train", *ENDLESS, f"output={tmp_path / 'run'}")
     assert ended.returncode == code
     assert ended.seconds < 20
-    block = ended.stderr[ended.stderr.index("launch: rank 1 on ") :]
-    assert cause in block.splitlines()[0]
-    assert "after step 21" in block.splitlines()[0]
-    raised = fault.startswith("raise")
-    assert block.splitlines()[-1] == ("ValueError: only here" if raised else block.splitlines()[0])
-    assert ended.stderr.count("Traceback") == raised
-    assert not list(Path("/dev/shm").glob("ddpbp.*"))
+    *_, heading, rest = ended.stderr.rpartition("launch: rank 1 on ")
+    first, *lines = (heading + rest).splitlines()
+    assert ", step " in first
+    assert first.endswith(cause)
+    if fault.startswith("raise"):
+        assert (lines[1], lines[-1]) == (
+            "Traceback (most recent call last):",
+            "ValueError: only here",
+        )
+    else:
+        assert lines == []
+    assert ended.stderr.count("Traceback") == fault.startswith("raise")
+
+
+def test_a_restart_ends_with_the_bits_of_the_run_that_never_failed(
+    launcher, spoiled, alone, tmp_path
+):
+    once = tmp_path / "once"
+    spoiled(f"os.path.exists('{once}') or open('{once}', 'w') and os.kill(os.getpid(), 9)")
+    words = ["-n", 2, "--max-restarts", 2, "train", *SETTINGS, "checkpoint.every_steps=10"]
+    ended = launcher(*words, f"output={tmp_path / 'run'}", "--overwrite")
+    assert ended.returncode == 0, ended.stderr
+    assert "restart 1 of 2" in ended.stderr
+    assert "restart 2" not in ended.stderr
+    assert "step 30" in ended.stdout.partition("going on from ")[2].partition("\n")[0]
+    assert hash_of(tmp_path / "run") == alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_with_75(tmp_path, number):
+    output = f"output={tmp_path / 'run'}"
+    line = [sys.executable, LAUNCH, "-n", "2", "train", *ENDLESS, output]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout
+        while "epoch" not in job.stdout.readline():
+            assert job.poll() is None
+        job.send_signal(number)
+        _, err = job.communicate(timeout=30)
+    assert job.returncode == 75
+    assert "--resume auto" in err.splitlines()[-1]
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_second_signal_ends_at_once(spoiled, tmp_path):
+    spoiled("time.sleep(60)")
+    line = [sys.executable, LAUNCH, "-n", "2", "train", *ENDLESS, f"output={tmp_path / 'run'}"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout
+        while "epoch" not in job.stdout.readline():
+            assert job.poll() is None
+        job.send_signal(signal.SIGINT)
+        time.sleep(2.2)
+        job.send_signal(signal.SIGINT)
+        _, err = job.communicate(timeout=20)
+    assert job.returncode == 130
+    assert err.splitlines()[-1] == "launch: ended by SIGINT for the second time"
 
 
 def test_what_mpi_left_is_swept_but_not_what_is_used(tmp_path):
@@ -447,3 +508,26 @@ def test_a_batch_job_uses_its_allocation(slurm, alone, tmp_path):
     assert done.returncode == 0, done.stderr + log
     assert "3 ranks on h1:2,h2:1" in log
     assert hash_of(tmp_path / "run") == alone
+
+
+def test_what_is_left_of_the_hosts_goes_on(python, tmp_path):
+    from tests.cluster.hosts import Hosts, missing
+
+    if reason := missing():
+        pytest.skip(f"no simulated hosts: {reason}")
+    ssh = ["--ssh", "ssh -o ConnectTimeout=1", "--max-restarts", "1", "--elastic"]
+    settings = ["epochs=60", "stall_seconds=2", "checkpoint.every_steps=50"]
+    train = ["train", *settings, f"output={tmp_path / 'run'}"]
+    assert python("-m", "ddpbp", "train", *settings, f"output={tmp_path / 'alone'}").returncode == 0
+    with Hosts(2) as own, ThreadPoolExecutor() as pool:
+        words = [sys.executable, LAUNCH, *ssh, "--hosts", "h1:1,h2:2", *train]
+        job = pool.submit(own.run, "h1", words)
+        own.shape("5mbit")
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        own.kill("h2")
+        ended = job.result()
+    assert ended.returncode == 0, ended.stderr
+    assert "host h2 is gone" in ended.stderr
+    assert "1 rank on h1:1 " in ended.stderr
+    assert hash_of(tmp_path / "run") == hash_of(tmp_path / "alone")
