@@ -154,7 +154,7 @@ def choose_threads(config: Config, parameters: int, world: World) -> int:
         require_enough_leaves(config, world.world_size * config.threads)
         return config.threads
     big = 6 * parameters * config.leaf_size >= THREAD_FLOPS
-    mine = min(threads.cores() // world.local_size, leaves) if big else 1
+    mine = min(threads.cores(world), leaves) if big else 1
     fewest: int = min(world.all_gather_object(max(1, mine)))
     return fewest
 
