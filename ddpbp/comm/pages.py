@@ -1,13 +1,15 @@
 """Memory that the processes of one machine share.
 
 It is a file under /dev/shm, deleted as soon as everybody has mapped it, so that a killed run leaves
-nothing behind.
+nothing behind; if it was killed in between, the next one removes the file.
 """
 
+import contextlib
 import errno
 import mmap
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 from ddpbp.comm.world import Array, World
 
 FOLDER = Path("/dev/shm")
+YOUNG_SECONDS = 5.0  # a file that is being mapped is younger
 
 
 def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
@@ -35,6 +38,7 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     alone = world.local_size == 1
     name = None
     if world.local_rank == 0 and not alone:
+        sweep()
         name = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(4).hex()}"
     names = world.all_gather_object((world.node, name))
     path = next((found for node, found in names if node == world.node and found), FOLDER)
@@ -61,6 +65,15 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     if name is not None:
         name.unlink(missing_ok=True)
     return memory, reasons[0] if reasons else ""
+
+
+def sweep() -> None:
+    """Remove the files of processes that were killed before they could."""
+    for path in FOLDER.glob("ddpbp.*"):
+        with contextlib.suppress(OSError, ValueError):  # another user's, or gone meanwhile
+            old = path.stat().st_ctime < time.time() - YOUNG_SECONDS
+            if old and not Path(f"/proc/{int(path.name.split('.')[1])}").exists():
+                path.unlink()
 
 
 CELL_BYTES = 64  # a cache line each, so that no rank slows another down
