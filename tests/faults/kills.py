@@ -189,7 +189,8 @@ def main() -> None:
             if not complete or hash_of(folder) != expected[name]:
                 wrong.append(f"run {run} ({name}) ends with other bits, or not at all")
                 sys.stdout.write((folder.parent / "log").read_text()[-3000:])
-            sys.stdout.write(f"run {run} {name}: {times} disturbances, {kills} in all\n")
+            told = f"run {run} {name}: {times} disturbances, {kills} in all, {len(wrong)} faults\n"
+            sys.stdout.write(told)
             sys.stdout.flush()
             if len(wrong) > 20:
                 break
