@@ -1,0 +1,64 @@
+"""How far `ddpbp plan` is from what `ddpbp bench` measures, on one host and on simulated ones.
+
+    python -m tests.benchmarks.plan_error configs/fashion-mnist.toml    (root, for several hosts)
+
+Each shape is predicted twice: from a plan made there, and from the plan of one host that was told
+the network's bandwidth. Simulated hosts share this machine's cores: with more ranks than cores a
+plan from elsewhere cannot know how slow they are.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.hosts import Hosts
+
+DDPBP = [sys.executable, "-m", "ddpbp"]
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+
+
+def figures(hosts: Hosts, ranks: list[int], *arguments: str) -> dict[str, Any]:
+    """Run a command of ddpbp on so many ranks of h1, h2, ...; return its figures."""
+    file = hosts.folder / "figures.json"
+    line = [*DDPBP, *arguments, "--json", str(file)]
+    if sum(ranks) > 1:
+        line = [str(MPIEXEC), "-f", str(hosts.hostfile(ranks)), "-n", str(sum(ranks)), *line]
+    done = hosts.run("h1", line, seconds=300)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return dict(json.loads(file.read_text()))
+
+
+def main() -> None:
+    """Print a line for each shape."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gbit", default=1.0, type=float)
+    parser.add_argument("--shapes", default="1 2 1,1 1,1,1 1,1,1,1")
+    parser.add_argument("settings", nargs="+")
+    given = parser.parse_args()
+    with Hosts(4) as hosts:
+        hosts.shape(f"{given.gbit}gbit")
+        network = [f"--bandwidth={given.gbit}", "--nodes=2,3,4", "--ranks-per-node"]
+        elsewhere = {p: figures(hosts, [2], "plan", *given.settings, *network, p) for p in "12"}
+        for shape in given.shapes.split():
+            ranks = [int(n) for n in shape.split(",")]
+            seconds = [
+                figures(hosts, ranks, "bench", *given.settings)["seconds_per_step"]["all"]
+                for _ in range(3)
+            ]
+            there = figures(hosts, ranks, "plan", *given.settings, f"--nodes={len(ranks)}")
+            shown = [f"{shape:<8} measured {sorted(seconds)[1] * 1e3:8.3f} ms"]
+            for name, plan in (("there", there), ("elsewhere", elsewhere[str(max(ranks))])):
+                for row in plan["predictions"]:
+                    if (row["nodes"], row["ranks"]) == (len(ranks), sum(ranks)):
+                        error = row["step_seconds"] / sorted(seconds)[1] - 1
+                        shown.append(f"{name} {row['step_seconds'] * 1e3:8.3f} ms {error:+5.0%}")
+            print("   ".join(shown), flush=True)
+
+
+if __name__ == "__main__":
+    main()
