@@ -139,7 +139,8 @@ def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[in
         together[count] = measure_compute(config, dataset, count, world)
         if world.rank == 0:
             alone[count] = measure_compute(config, dataset, count, World())
-        alone = world.broadcast(alone)
+        _sleep_until_all_are_here(world)
+    alone = world.broadcast(alone)
     elements = min(layout.length, VECTOR_BYTES // layout.dtype.itemsize)
     left, right = (np.ones(elements, layout.dtype) for _ in range(2))
 
@@ -169,6 +170,15 @@ def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[in
         min((link.bytes_per_second for link in slowest), default=0.0),
     )
     return _calibrated(machine, layout, world)
+
+
+def _sleep_until_all_are_here(world: World) -> None:
+    """Wait for all ranks without taking the processor from the one that works."""
+    comm = getattr(world, "comm", None)
+    if comm is not None:
+        request = comm.Ibarrier()
+        while not request.Test():
+            time.sleep(0.005)
 
 
 def _layout(config: Config, dataset: Dataset) -> Layout:
