@@ -146,7 +146,7 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """BLAS kernel: the machine's own, or one that all x86 machines since 2013 share."""
     wire: Literal["none", "bf16", "fp16"] = "none"
     """Round every sum of gradients to 16 bits, so that half the bytes travel between machines."""
-    bucket_cap_bytes: Count = 4_000_000
+    bucket_cap_bytes: Count = 500_000
     """How much of the gradient travels at once between machines; changes no bit."""
     log_every_steps: Annotated[int, Meta(ge=0)] = 0
     """Write the loss of every so many steps to metrics.jsonl; 0 is once an epoch."""

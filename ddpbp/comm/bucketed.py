@@ -13,6 +13,7 @@ the other machines. Messages move while their requests are tested: `start` does 
 """
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,7 @@ class Bucketed(Reducer):
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self.start(0)
         while self._travelling:
+            os.sched_yield()  # to a rank that still computes, where there are more than cores
             self.start(0)
         # Only now: who waits in here cannot bring a bucket further that another waits for.
         statistics, finite, signal = self._tails.exchange(size, signal, finite=self._finite)

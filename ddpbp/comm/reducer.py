@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     statistics: int
     leaf_counts: tuple[int, ...]
     wire: str = "none"
-    bucket_cap_bytes: int = 4_000_000
+    bucket_cap_bytes: int = 500_000
 
     @property
     def grad_bytes(self) -> int:

@@ -12,7 +12,9 @@ A leaf is one micro-batch. Every matrix product has the shape of one leaf, whoev
 `workspace` says how leaves lie in memory.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,7 @@ class Backprop:
         self.y = self._memory.flat("y", network.L).reshape(capacity, -1)
         self._sigma = [network.activation(max(l, 1)) for l in range(network.L + 1)]
         self._arranged: dict[tuple[tuple[int, int], ...], Leaves] = {}
-        self._scratch: dict[tuple[int, ...], Array] = {}
+        self._registers: list[Array] = []
         self._leaves: Leaves
         self.stacks: list[Stack] = []
 
@@ -251,7 +253,7 @@ class Backprop:
             depth = 0
             for (delta, a_T), count in zip(pairs, merges, strict=True):
                 if depth == len(registers):
-                    registers.append(self._buffer(registers[0].shape, depth))
+                    registers.append(self._register(registers[0].shape, depth))
                 np.matmul(delta[rows], a_T, out=registers[depth])  # (BP4)
                 if rounded:
                     rounded(registers[depth])
@@ -263,8 +265,13 @@ class Backprop:
                 depth += 1
             yield start
 
-    def _buffer(self, shape: tuple[int, ...], depth: int) -> Array:
-        where = (depth, *shape)
-        if where not in self._scratch:
-            self._scratch[where] = np.empty(shape, self.network.dtype)
-        return self._scratch[where]
+    def _register(self, shape: tuple[int, ...], depth: int) -> Array:
+        """Return memory for a block of rows that waits for its neighbours, the same for all layers.
+
+        What is `depth` places up the stack is at home in one buffer as large as the largest block.
+        """
+        sizes = self.network.sizes
+        while len(self._registers) <= depth:
+            largest = max(min(n, GRADIENT_ROWS) * n_in for n_in, n in pairwise(sizes))
+            self._registers.append(np.empty(largest, self.network.dtype))
+        return self._registers[depth][: math.prod(shape)].reshape(shape)
