@@ -15,7 +15,7 @@ _HOMES = {
     "Config": "ddpbp.config",
     "DdpbpError": "ddpbp.errors",
     "Evaluator": "ddpbp.evaluate",
-    "Model": "ddpbp.checkpoint",
+    "Model": "ddpbp.model",
     "Network": "ddpbp.nn.network",
     "Parameters": "ddpbp.nn.network",
     "Trained": "ddpbp.train",
@@ -23,7 +23,7 @@ _HOMES = {
     "World": "ddpbp.comm.world",
     "initialize": "ddpbp.nn.network",
     "join": "ddpbp.comm.world",
-    "load_model": "ddpbp.checkpoint",
+    "load_model": "ddpbp.model",
     "resolve": "ddpbp.config",
     "simulate": "ddpbp.comm.world",
 }

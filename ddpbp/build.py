@@ -1,5 +1,6 @@
 """From settings to objects, and from rows of a data set to columns of the workspace."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,15 +67,14 @@ def open_dataset(config: Config, world: World) -> Dataset:
     everything = [source.train.x, source.train.y]
     for part in (source.test, *(s.train for s in (validation, test) if isinstance(s, Source))):
         everything += [part.x, part.y] if part else []
+    sha256 = digest(everything)
     require_equal(
         world,
         f"data {data.source}",
-        f"{digest(everything)} {source.description} {source.classes}"
-        if world.world_size > 1
-        else "",
+        f"{sha256} {source.description} {source.classes}",
         "give every host the same files",
     )
-    return prepare(
+    dataset = prepare(
         source,
         validation=validation,
         test=test,
@@ -83,6 +83,7 @@ def open_dataset(config: Config, world: World) -> Dataset:
         seed=config.seed,
         block_sum=partial(tree_sum, world),
     )
+    return replace(dataset, sha256=sha256)
 
 
 def _held_out(config: Config, given: float | str, target: str | None) -> float | Source:

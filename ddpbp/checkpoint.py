@@ -1,195 +1,327 @@
-"""What lasts: the model file and result.json, written whole or not at all."""
+"""Checkpoints: what a run needs to go on, bit for bit, on any number of ranks.
 
-import json
-import os
-from dataclasses import dataclass
+A checkpoint is a folder `checkpoints/step-00001200` of the run folder: `model.safetensors`, the
+weights as any model file has them with the optimizer's vectors beside, and `state.json`. It is made
+under another name, brought to the disk and renamed; the file `latest` names the newest. Nothing in
+it depends on the number of ranks.
+"""
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.config import Config, dump, parse
-from ddpbp.data.dataset import Standardization
-from ddpbp.errors import ConfigError, DataError, DdpbpError
-from ddpbp.nn.network import Network, Parameters
+from ddpbp.comm.watch import digest
+from ddpbp.config import CheckpointConfig
+from ddpbp.errors import DataError, DdpbpError
+from ddpbp.model import Model, load_model, model_file
+from ddpbp.runfolder import (
+    CHECKPOINTS,
+    MODEL,
+    metrics_until,
+    sync_folder,
+    write_synced,
+    write_whole,
+)
 
 Array = npt.NDArray[Any]
 
-MODEL = "model.safetensors"
-RESULT = "result.json"
-CONFIG = "config.toml"
-METRICS = "metrics.jsonl"
-OURS = (MODEL, RESULT, CONFIG, METRICS)
+STATE = "state.json"
+LATEST = "latest"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or the one that was there before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DdpbpError(f"{path} cannot be written: {error.strerror}") from None
+class Progress(msgspec.Struct, kw_only=True):
+    """How far a run has come: its place in the data, and the sums of the epoch it is in."""
+
+    epoch: int = 0
+    """Epochs that are over."""
+    position: int = 0
+    """Examples of the running epoch that have been learned from."""
+    loss_sum: float = 0.0
+    """The sum of their losses."""
+    scores: dict[str, float | None] = msgspec.field(default_factory=dict)
+    """Of the last epoch that is over."""
+    best_epoch: int = 0
+    best_loss: float | None = None
+    """The epoch with the least loss so far, and that loss."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole; numbers that are not finite become null."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+class State(msgspec.Struct, kw_only=True):
+    """What state.json holds."""
+
+    version: str
+    """Of ddpbp."""
+    step: int
+    seed: int
+    progress: Progress
+    score: float | None
+    """The loss of these very weights, where they have been judged; the less the better."""
+    learning_rate: float
+    """η of the last step; the schedule is a function of the step."""
+    optimizer_products: list[float]
+    config: dict[str, Any]
+    config_sha256: str
+    data_sha256: str
+    canary_sha256: str
+    environment: dict[str, Any]
+    """What else the bits depend on: see `pin.fingerprint`."""
+    theta_sha256: str = ""
+    model_sha256: str = ""
+    """Of the file beside."""
+    sha256: str = ""
+    """Of this state, with "" in this place."""
 
 
-def make_run_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make the run folder; a run that is there is refused unless `overwrite`.
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read and found whole; `vectors` are θ and those of the optimizer."""
+
+    path: Path
+    state: State
+    vectors: dict[str, Array]
+
+
+def name_of(step: int) -> str:
+    """Return the name of the folder of a step."""
+    return f"step-{step:08d}"
+
+
+def write(folder: Path, model: Model, vectors: Mapping[str, Array], state: State) -> Path:
+    """Write one checkpoint below `folder`, whole or not at all; make it the latest.
+
+    The model's θ is among the vectors; the others stand beside it. The hashes in `state` are filled
+    in.
 
     Raises
     ------
-    ConfigError
-        If it holds a run or cannot be written.
+    DdpbpError
+        If it cannot be written; what was there before is left as it was.
     """
+    path = folder / name_of(state.step)
+    temporary, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in OURS if (folder / name).exists()]
-        if present and not overwrite:
-            kind = "a run" if RESULT in present else "a run that did not finish"
-            raise ConfigError(
-                f"output {folder} already holds {kind} ({present[0]}); add --overwrite to replace "
-                "it, or choose another folder with output=..."
-            )
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"output {folder} cannot be written ({error.strerror}); choose another folder with "
-            "output=..."
-        ) from None
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        beside = {name: vector for name, vector in vectors.items() if name != "theta"}
+        state.model_sha256 = write_synced(temporary / MODEL, model_file(model, beside))
+        state.theta_sha256 = digest([model.theta.flat])
+        state.sha256 = hashlib.sha256(msgspec.json.encode(state)).hexdigest()
+        text = msgspec.json.format(msgspec.json.encode(state), indent=2)
+        write_synced(temporary / STATE, [text, b"\n"])
+        sync_folder(temporary)
+        if path.exists():  # of a run that was taken back to an earlier step
+            path.rename(old)
+        temporary.rename(path)
+        write_whole(folder / LATEST, [f"{path.name}\n".encode()])
+    except (OSError, DdpbpError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DdpbpError(f"checkpoint {path} cannot be written: {reason}") from None
+    shutil.rmtree(old, ignore_errors=True)
+    return path
 
 
-def begin_run(folder: Path, config: str) -> None:
-    """Remove what an earlier run left in the folder, and write this one's configuration."""
-    for name in OURS:
-        (folder / name).unlink(missing_ok=True)
-    write_whole(folder / CONFIG, config.encode())
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained network with what is needed to use it.
-
-    Attributes
-    ----------
-    config : Config
-    network : Network
-    theta : Parameters
-    classes : tuple of str or None
-    standardization : Standardization or None
-    columns : tuple of str or None
-    target : str or None
-        The names of the features and of the targets, where the training file had a header.
-    """
-
-    config: Config
-    network: Network
-    theta: Parameters
-    classes: tuple[str, ...] | None
-    standardization: Standardization | None
-    columns: tuple[str, ...] | None = None
-    target: str | None = None
-
-
-def save_model(path: Path, model: Model) -> None:
-    """Write a model as safetensors, its tensors named as in `torch.nn.Sequential`.
-
-    Layer l is "{2 (l - 1)}.weight" (n_l, n_{l-1}) and "{2 (l - 1)}.bias" (n_l,): the activations
-    stand in between.
-    """
-    from safetensors.numpy import save
-
-    tensors = {}
-    for l in range(1, model.network.L + 1):
-        tensors[f"{2 * (l - 1)}.weight"] = model.theta.W[l]
-        tensors[f"{2 * (l - 1)}.bias"] = model.theta.b[l][:, 0]
-    if model.standardization:
-        tensors["standardization.mean"] = model.standardization.mean
-        tensors["standardization.deviation"] = model.standardization.deviation
-    description = {
-        "config": dump(model.config),
-        "sizes": model.network.sizes,
-        "hidden": model.network.hidden,
-        "output": model.network.output,
-        "classes": model.classes,
-        "columns": model.columns,
-        "target": model.target,
-    }
-    # A copy: the views may be unaligned or share one vector.
-    whole = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
-    write_whole(path, save(whole, {"ddpbp": json.dumps(description)}))
-
-
-def load_model(path: Path) -> Model:
-    """Read a model that `save_model` wrote; `path` is the file or its run folder.
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify all its hashes.
 
     Raises
     ------
     DataError
-        Names the file and what is wrong with it.
+        If it is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
+    state = read_state(path)
+    try:
+        with (path / MODEL).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path / MODEL} cannot be read: {error.strerror}") from None
+    if found != state.model_sha256:
         raise DataError(
-            f"{file} does not exist: give the run folder of a finished run, or its {MODEL}"
+            f"{path / MODEL} is damaged: its SHA-256 is {found[:12]}..., written was "
+            f"{state.model_sha256[:12]}..."
         )
+    from safetensors import safe_open
+
+    model = load_model(path)
+    with safe_open(path / MODEL, framework="numpy") as opened:  # type: ignore[no-untyped-call]
+        names = [name for name in opened.keys() if name.startswith("optimizer.")]  # noqa: SIM118
+        vectors = {name: opened.get_tensor(name) for name in names}
+    return Checkpoint(path, state, {"theta": model.theta.flat, **vectors})
+
+
+def read_state(path: Path) -> State:
+    """Read state.json of a checkpoint.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    file = path / STATE
     try:
-        with safe_open(file, framework="numpy") as opened:  # type: ignore[no-untyped-call]
-            found = json.loads((opened.metadata() or {})["ddpbp"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except KeyError:
-        raise DataError(f"{file} holds no ddpbp model: its metadata lack the key 'ddpbp'") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged or no safetensors file: {error}") from None
+        found = msgspec.json.decode(file.read_bytes())
+        written, found["sha256"] = found["sha256"], ""
+        if hashlib.sha256(msgspec.json.encode(found)).hexdigest() != written:
+            raise DataError(f"{file} is damaged: it does not have the hash it was written with")
+        return msgspec.convert(found, State)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged, or of another version of ddpbp: {error}") from None
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints below a folder by their step, the newest first."""
+    found = {
+        int(path.name.removeprefix("step-")): path
+        for path in folder.glob("step-*")
+        if path.name.removeprefix("step-").isdigit()
+    }
+    return dict(sorted(found.items(), reverse=True))
+
+
+def candidates(folder: Path) -> list[Path]:
+    """List the checkpoints to go on from: the one that `latest` names, then those before it."""
+    steps = steps_in(folder)
     try:
-        return _model(found, tensors)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise DataError(f"{file} is damaged, or of another version of ddpbp: {error!r}") from None
+        latest = (folder / LATEST).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        latest = ""
+    last = max(steps, default=0)
+    if latest.removeprefix("step-").isdigit():  # what is newer belongs to a run taken back
+        last = int(latest.removeprefix("step-"))
+    return [path for step, path in steps.items() if step <= last]
 
 
-def _model(found: Any, tensors: dict[str, Array]) -> Model:
-    """Put a model together; anything that does not fit is one of the errors of `load_model`."""
-    config = parse(found["config"])
-    network = Network(
-        tuple(found["sizes"]), found["hidden"], found["output"], np.dtype(config.model.dtype)
-    )
-    for l in range(1, network.L + 1):
-        network.activation(l)
+def find(given: str, run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Find the checkpoint to go on from, and say what had to be passed over.
 
-    def tensor(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        array = tensors[name]
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-        return array
+    Parameters
+    ----------
+    given : str
+        "auto" looks in the run folder; else the path of a checkpoint or of a run folder.
+    run_folder : Path
 
-    theta = network.views(np.empty(network.parameter_count, network.dtype))
-    for l in range(1, network.L + 1):
-        n, n_in = theta.W[l].shape
-        theta.W[l][...] = tensor(f"{2 * (l - 1)}.weight", (n, n_in), network.dtype)
-        theta.b[l][:, 0] = tensor(f"{2 * (l - 1)}.bias", (n,), network.dtype)
-    standardization = None
-    if "standardization.mean" in tensors:
-        features = (network.sizes[0],)
-        mean, deviation = (
-            tensor(f"standardization.{name}", features, np.float64)
-            for name in ("mean", "deviation")
+    Returns
+    -------
+    checkpoint : Checkpoint or None
+        None if `auto` finds none.
+    notes : list of str
+
+    Raises
+    ------
+    DataError
+        If there are some, but all of them are damaged; if there is none at the path.
+    """
+    place = run_folder if given == "auto" else Path(given)
+    if place.name.startswith("step-") and place.is_dir():
+        return read(place), []
+    found = candidates(place / CHECKPOINTS)
+    faults: list[str] = []
+    for path in found:
+        try:
+            return read(path), [f"warning: {fault}; taking the one before" for fault in faults]
+        except DataError as error:
+            faults.append(str(error))
+    if found:
+        raise DataError(
+            f"{place / CHECKPOINTS}: none of {len(found)} checkpoints is whole ({faults[0]}); "
+            "start again with --overwrite"
         )
-        standardization = Standardization(mean, deviation)
-    classes, columns = (
-        tuple(found[name]) if found.get(name) is not None else None
-        for name in ("classes", "columns")
+    if given == "auto":
+        return None, []
+    raise DataError(
+        f"--resume {given}: no checkpoint there; give a run folder, one of its checkpoints, or auto"
     )
-    return Model(config, network, theta, classes, standardization, columns, found.get("target"))
+
+
+def metrics_of(checkpoint: Checkpoint) -> bytes:
+    """Return the metrics of the run as they stood when a checkpoint was made."""
+    progress = checkpoint.state.progress
+    return metrics_until(checkpoint.path.parent.parent, progress.epoch, checkpoint.state.step)
+
+
+def prune(folder: Path, newest: int, settings: CheckpointConfig) -> None:
+    """Remove the checkpoints that the settings do not keep; the newest always stays."""
+    steps = steps_in(folder)
+    keep = set([step for step in steps if step <= newest][: settings.keep_last])
+    if settings.keep_best:
+        scores = []
+        for step, path in steps.items():
+            try:
+                score = read_state(path).score
+            except DataError:
+                continue
+            if score is not None and step <= newest:
+                scores.append((score, step))
+        keep.update(step for _, step in sorted(scores)[: settings.keep_best])
+    for step, path in steps.items():
+        if step not in keep:
+            gone = path.with_name(f".{path.name}.old.tmp")
+            path.rename(gone)  # at once: half a checkpoint never has a checkpoint's name
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+class Writer:
+    """Writes checkpoints beside the training, from copies, one at a time; rank 0 has it.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    settings : CheckpointConfig
+    """
+
+    def __init__(self, folder: Path, settings: CheckpointConfig) -> None:
+        self._folder, self._settings = folder / CHECKPOINTS, settings
+        self._thread: threading.Thread | None = None
+        self._copies: dict[str, Array] = {}
+        self._failure: DdpbpError | None = None
+
+    def start(self, model: Model, vectors: Mapping[str, Array], state: State) -> None:
+        """Copy the vectors and begin to write them; nothing may be being written any more."""
+        try:
+            copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
+        except MemoryError:
+            self._failure = DdpbpError(f"no memory for a copy of step {state.step} to be saved")
+            return
+        model = replace(model, theta=model.network.views(copies["theta"]))
+        self._thread = threading.Thread(
+            target=self._write, name="checkpoint", args=(model, copies, state)
+        )
+        self._thread.start()
+
+    def _copy(self, name: str, vector: Array) -> Array:
+        if name not in self._copies:
+            self._copies[name] = np.empty_like(vector)
+        np.copyto(self._copies[name], vector)
+        return self._copies[name]
+
+    def _write(self, model: Model, vectors: Mapping[str, Array], state: State) -> None:
+        try:
+            write(self._folder, model, vectors, state)
+            prune(self._folder, state.step, self._settings)
+        except DdpbpError as error:
+            self._failure = error
+        except Exception as error:  # whatever it is, the training has to hear of it
+            self._failure = DdpbpError(f"checkpoint of step {state.step}: {error!r}")
+
+    def wait(self) -> None:
+        """Wait until nothing is being written any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def take_failure(self) -> DdpbpError | None:
+        """Return, once, why a checkpoint could not be written; costs nothing."""
+        failure, self._failure = self._failure, None
+        return failure

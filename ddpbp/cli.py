@@ -69,7 +69,7 @@ def on_all_ranks(
                     "batch_size or model.hidden (ddpbp train --dry-run tells the memory)\n"
                 )
             elif code == 130:
-                sys.stderr.write("ddpbp: interrupted; no model was written\n" * (world.rank == 0))
+                sys.stderr.write("ddpbp: interrupted\n" * (world.rank == 0))
             elif not isinstance(error, SystemExit):  # a simulated rank that follows
                 sys.stderr.write(f"ddpbp: rank {world.rank} on {world.host} failed:\n")
                 traceback.print_exc()
@@ -131,6 +131,14 @@ def _settings(world: World, settings: Sequence[str], flags: dict[str, Any]) -> C
 @world_options
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run folder.")
 @click.option(
+    "--resume",
+    metavar="auto|PATH",
+    help="Go on from a checkpoint: auto takes the newest in the run folder, or starts anew.",
+)
+@click.option(
+    "--force", is_flag=True, help="With --resume: go on though the numbers will be other ones."
+)
+@click.option(
     "--bar/--no-bar",
     default=None,
     help="Show a live bar; by default where one process writes to a terminal.",
@@ -155,6 +163,8 @@ def train(
     simulate_ranks: int | None,
     mpi: bool | None,
     overwrite: bool,
+    resume: str | None,
+    force: bool,
     bar: bool | None,
     dry_run: bool,
     ranks: int | None,
@@ -172,6 +182,11 @@ def train(
             f"mpirun -n {ranks} python -m ddpbp train ..."
         )
 
+    if resume and (overwrite or fast_dev_run):
+        raise ConfigError("--resume goes neither with --overwrite nor with --fast-dev-run")
+    if force and not resume:
+        raise ConfigError("--force goes with --resume; to replace a run use --overwrite")
+
     def main(world: World) -> int:
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
         if dry_run:
@@ -184,7 +199,15 @@ def train(
             return 0
         from ddpbp.train import train
 
-        train(config, world, overwrite=overwrite, fast_dev_run=fast_dev_run, bar=bar)
+        train(
+            config,
+            world,
+            overwrite=overwrite,
+            resume=resume,
+            force=force,
+            fast_dev_run=fast_dev_run,
+            bar=bar,
+        )
         return 0
 
     return on_all_ranks(main, simulate_ranks=simulate_ranks or 0, mpi=mpi)

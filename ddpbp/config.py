@@ -5,6 +5,7 @@ not imported here: the settings decide how it is set up.
 """
 
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -127,6 +128,19 @@ class ScheduleConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """cosine: what is left of η in the end."""
 
 
+class CheckpointConfig(Struct, kw_only=True, forbid_unknown_fields=True):
+    """When to save what an interrupted run needs to go on; a run that ends or is stopped does."""
+
+    every_steps: Annotated[int, Meta(ge=0)] = 0
+    """Save every so many steps; 0 is off."""
+    every_minutes: NotNegative = 1.0
+    """Save every so many minutes; 0 is off."""
+    keep_last: Count = 2
+    """How many of the newest to keep; with two, one may be damaged."""
+    keep_best: Annotated[int, Meta(ge=0)] = 0
+    """How many of the epochs with the least validation (else training) loss to save and keep."""
+
+
 class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """Everything that decides what a run computes, and how it is logged."""
 
@@ -152,11 +166,16 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """Write the loss of every so many steps to metrics.jsonl; 0 is once an epoch."""
     check_every_steps: Annotated[int, Meta(ge=0)] = 100
     """Compare the ranks' weights every so many steps; 0 is at each epoch only."""
+    max_seconds: NotNegative = 0.0
+    """Save and stop with exit code 75 after so many seconds; 0 is off."""
+    stall_seconds: NotNegative = 300.0
+    """End the run if a rank does not get on for so long (slow phases: ten times that); 0: off."""
     data: DataConfig = msgspec.field(default_factory=DataConfig)
     model: ModelConfig = msgspec.field(default_factory=ModelConfig)
     loss: LossConfig = msgspec.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = msgspec.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = msgspec.field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = msgspec.field(default_factory=CheckpointConfig)
 
     @property
     def leaf_size(self) -> int:
@@ -166,7 +185,17 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
         return min(self.micro_batch_size, self.batch_size)
 
 
-SECTIONS = ("data", "model", "loss", "optimizer", "schedule")
+SECTIONS = ("data", "model", "loss", "optimizer", "schedule", "checkpoint")
+
+# fmt: off
+HARMLESS = {
+    "output", "threads", "log_every_steps", "check_every_steps", "max_seconds", "stall_seconds",
+    "bucket_cap_bytes",
+    "data.folder", "checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep_last",
+    "checkpoint.keep_best",
+}
+# fmt: on
+"""Settings that no number depends on: a run may go on with other ones."""
 
 
 def shipped(name: str) -> Path:
@@ -236,6 +265,38 @@ def dump(config: Config) -> dict[str, Any]:
     """Return the configuration as nested dictionaries of plain values."""
     tree: dict[str, Any] = msgspec.to_builtins(config)
     return tree
+
+
+def differences(before: Mapping[str, Any], config: Config) -> list[str]:
+    """List the settings on which numbers depend and that are not what they were: "key: a → b".
+
+    Parameters
+    ----------
+    before : mapping
+        An earlier configuration as `dump` made it; what it does not know was at its default.
+    config : Config
+    """
+    old, new = _flat(dump(Config())) | _flat(before), _flat(dump(config))
+    harmless = HARMLESS | ({"epochs"} if config.schedule.name != "cosine" else set())
+    return [
+        f"{key}: {old.get(key)!r} → {value!r}"
+        for key, value in new.items()
+        if key not in harmless and old.get(key) != value
+    ]
+
+
+def fingerprint(config: Config) -> str:
+    """Return a hash over the settings that numbers depend on."""
+    flat = _flat(dump(config))
+    text = msgspec.json.encode({key: flat[key] for key in sorted(flat) if key not in HARMLESS})
+    return hashlib.sha256(text).hexdigest()
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in tree.items() if key not in SECTIONS}
+    for section in SECTIONS:
+        flat |= {f"{section}.{key}": value for key, value in tree.get(section, {}).items()}
+    return flat
 
 
 def to_toml(config: Config) -> str:

@@ -34,3 +34,9 @@ class OutOfStep(DdpbpError):  # noqa: N818
     """The ranks no longer hold the same bits, or one of them stopped answering."""
 
     code = 4
+
+
+class Stopped(DdpbpError):  # noqa: N818
+    """The run was asked to stop, and saved what it needs to go on."""
+
+    code = 75

@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from ddpbp import metrics, tree
 from ddpbp.build import load, make_backprop, open_dataset, read_source, task_of
-from ddpbp.checkpoint import Model, load_model, write_whole
 from ddpbp.comm.reduce import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config import Config
 from ddpbp.data.dataset import align
 from ddpbp.data.sources import Part, Source, read_features
 from ddpbp.errors import ConfigError, DataError
+from ddpbp.model import Model, load_model
 from ddpbp.nn.network import Network, Parameters
+from ddpbp.runfolder import write_whole
 
 LEAF_ROWS = 512  # part of the arithmetic: the same for every run
 
@@ -43,6 +44,7 @@ class Evaluator:
         smoothing = self._config.loss.label_smoothing
         load(self._backprop, part, rows, ((1, rows.stop - rows.start),), smoothing)
         self._backprop.forward(theta)
+        self._world.pulse.progress += 1
         return rows
 
     def score(self, theta: Parameters, part: Part) -> dict[str, float]:
@@ -148,7 +150,7 @@ def _write_predictions(model: Model, a: npt.NDArray[Any], output: Path | None) -
     if output is not None and output.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, a, allow_pickle=False)
-        write_whole(output, buffer.getvalue())
+        write_whole(output, [buffer.getvalue()])
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -160,6 +162,6 @@ def _write_predictions(model: Model, a: npt.NDArray[Any], output: Path | None) -
         writer.writerow([f"output_{j}" for j in range(a.shape[1])])
         writer.writerows(a.tolist())
     if output is not None:
-        write_whole(output, text.getvalue().encode())
+        write_whole(output, [text.getvalue().encode()])
     else:
         sys.stdout.write(text.getvalue())

@@ -6,7 +6,9 @@ and the kernel is a setting.
 """
 
 import os
+import platform
 import sys
+from typing import Any
 
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -56,3 +58,27 @@ def kernel(name: str) -> None:
             del os.environ[key]
         else:
             os.environ[key] = value
+
+
+def fingerprint() -> dict[str, Any]:
+    """Return what the bits depend on besides configuration and data: for comparison by eye."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    features = np._core._multiarray_umath.__cpu_features__  # type: ignore[attr-defined]
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": [
+            {
+                "name": library["internal_api"],
+                "version": library["version"],
+                "kernel": library.get("architecture"),
+                "threads": library["num_threads"],
+            }
+            for library in threadpool_info()
+            if library["user_api"] == "blas"
+        ],
+        "cpu": platform.machine(),
+        "cpu_features": [name for name, present in features.items() if present],
+    }

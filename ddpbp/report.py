@@ -36,8 +36,8 @@ class Report:
     def say(self, line: str) -> None:
         """Show one line."""
 
-    def begin(self, epochs: int, examples_per_epoch: int) -> None:
-        """Start the clock of a run."""
+    def begin(self, epochs: int, examples_per_epoch: int, done: int = 0) -> None:
+        """Start the clock of a run; `done` examples were learned from before it was resumed."""
 
     def step(self, epoch: int, step: int, examples: int, loss: float, *, log: bool) -> None:
         """Tell of one step; `loss` is its mean. `log` writes it to metrics.jsonl."""
@@ -76,7 +76,7 @@ class Printed(Report):
             except BrokenPipeError:  # nobody reads any more; the training goes on
                 sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
-    def begin(self, epochs: int, examples_per_epoch: int) -> None:
+    def begin(self, epochs: int, examples_per_epoch: int, done: int = 0) -> None:
         self._epochs = epochs
         self._started_seconds = time.perf_counter()
         if not self._terminal:
@@ -96,7 +96,8 @@ class Printed(Report):
         self._task = self._bar.add_task(
             "", total=epochs * examples_per_epoch, epoch=0, epochs=epochs, loss=0.0, rate=0.0
         )
-        self._done, self._drawn_seconds = 0, 0.0
+        self._before = self._done = done
+        self._drawn_seconds = 0.0
 
     def step(self, epoch: int, step: int, examples: int, loss: float, *, log: bool) -> None:
         if log:
@@ -107,7 +108,7 @@ class Printed(Report):
         now = time.perf_counter()
         if now - self._drawn_seconds > 0.1:
             self._drawn_seconds = now
-            rate = self._done / (now - self._started_seconds)
+            rate = (self._done - self._before) / (now - self._started_seconds)
             self._bar.update(self._task, completed=self._done, epoch=epoch, loss=loss, rate=rate)
 
     def epoch(self, record: dict[str, Any]) -> None:

@@ -1,24 +1,34 @@
 """Training: the loop, readable as prose."""
 
+import math
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import msgspec
 import numpy as np
 
-from ddpbp import checkpoint, pin, tree
+from ddpbp import __version__, pin, tree
 from ddpbp.build import make_network, open_dataset
-from ddpbp.checkpoint import Model
+from ddpbp.checkpoint import Progress, State, Writer, metrics_of
 from ddpbp.comm import threads
+from ddpbp.comm.heartbeat import Fault, Heartbeat
 from ddpbp.comm.watch import digest
 from ddpbp.comm.world import World, launched
-from ddpbp.config import Config, to_toml
+from ddpbp.config import Config, dump, fingerprint, to_toml
+from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
-from ddpbp.errors import ConfigError
+from ddpbp.errors import ConfigError, DdpbpError, Stopped
 from ddpbp.evaluate import Evaluator
+from ddpbp.model import Model, save_model
 from ddpbp.report import Printed, Report, figure
+from ddpbp.resume import Start, prepare
+from ddpbp.runfolder import METRICS, MODEL, RESULT, begin_run, write_fault, write_json
+from ddpbp.stop import SAVE, Requests, is_stop, reason
 from ddpbp.trainer import Trainer
 
 # Below this many operations a leaf (6 per parameter and example) threads gained nothing: measured.
@@ -62,6 +72,8 @@ def train(
     world: World | None = None,
     *,
     overwrite: bool = False,
+    resume: str | None = None,
+    force: bool = False,
     fast_dev_run: bool = False,
     bar: bool | None = None,
 ) -> Trained:
@@ -74,6 +86,11 @@ def train(
         The ranks; one process by default.
     overwrite : bool
         Replace a run that is already in the folder.
+    resume : str, optional
+        Go on from a checkpoint: its path or that of a run folder, or "auto": the newest of the run
+        folder, and a new run if there is none.
+    force : bool
+        Go on although settings, data or machine give other numbers than those of the checkpoint.
     fast_dev_run : bool
         One batch of everything, written nowhere.
     bar : bool, optional
@@ -87,28 +104,43 @@ def train(
     Raises
     ------
     DdpbpError
-        On every rank alike: bad settings or data, divergence, ranks out of step.
+        On every rank alike: bad settings or data, divergence, ranks out of step; `Stopped` if a
+        signal or `max_seconds` asked for it.
     """
     world = world or World()
     require_enough_leaves(config, world.world_size)
     folder = None if fast_dev_run else Path(config.output)
-    with world.together():
-        if folder and world.rank == 0:
-            checkpoint.make_run_folder(folder, overwrite=overwrite)
-    dataset = open_dataset(config, world)
+    requests = Requests(
+        max_seconds=config.max_seconds,
+        every_minutes=config.checkpoint.every_minutes,
+        alone=launched() is None,
+    )
 
-    on_terminal = world.world_size == 1 and launched() is None and sys.stdout.isatty()
+    def leave(fault: Fault) -> bool:
+        return folder is None or write_fault(folder, fault)
 
-    def on_thread(team: World) -> Trained:
-        report: Report = Report()
-        if team.rank == 0:
-            report = Printed(bar=bar if bar is not None else on_terminal)
-        return _run(
-            config, dataset, team, world.world_size, folder, report, fast_dev_run=fast_dev_run
-        )
+    listen = requests if folder else nullcontext()
+    with listen, Heartbeat(world, config.stall_seconds, leave) as heartbeat:
+        start = Start()
+        with world.together():
+            if folder and world.rank == 0:
+                start = prepare(config, folder, overwrite=overwrite, resume=resume, force=force)
+                start.notes += heartbeat.notes
+        dataset = open_dataset(config, world)
+        on_terminal = world.world_size == 1 and launched() is None and sys.stdout.isatty()
 
-    parameters = make_network(config, dataset.train.x.shape[1], dataset.outputs).parameter_count
-    return threads.run(world, choose_threads(config, parameters, world), on_thread)
+        def on_thread(team: World) -> Trained:
+            report: Report = Report()
+            if team.rank == 0:
+                report = Printed(bar=bar if bar is not None else on_terminal)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told by us
+                run = Run(config, dataset, team, report, folder, requests)
+                mine = start if team.rank == 0 else Start()
+                return run.go(mine, world.world_size, fast_dev_run=fast_dev_run)
+
+        features = dataset.train.x.shape[1]
+        parameters = make_network(config, features, dataset.outputs).parameter_count
+        return threads.run(world, choose_threads(config, parameters, world), on_thread)
 
 
 def choose_threads(config: Config, parameters: int, world: World) -> int:
@@ -126,105 +158,263 @@ def choose_threads(config: Config, parameters: int, world: World) -> int:
     return fewest
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for, and told, by us
-def _run(
-    config: Config,
-    dataset: Dataset,
-    world: World,
-    processes: int,
-    folder: Path | None,
-    report: Report,
-    *,
-    fast_dev_run: bool,
-) -> Trained:
-    trainer = Trainer(config, dataset, world)
-    evaluator = Evaluator(config, trainer.network, world)
-    with world.together():
-        if folder and world.rank == 0:  # only now: bad data leave no run behind, nor remove one
-            checkpoint.begin_run(folder, to_toml(config))
-    with report:
-        if folder and isinstance(report, Printed):
-            report.open(folder / checkpoint.METRICS)
-        for note in pin.notes:
-            report.say(f"note: {note}")
-        report.say(_headline(config, trainer, processes))
-        result = _learn(config, trainer, evaluator, report, fast_dev_run=fast_dev_run)
-        result |= {"world_size": processes, "threads": world.world_size // processes}
-        model = Model(
+class Run:
+    """One rank's way through a training: learn, judge, save, stop.
+
+    Parameters
+    ----------
+    config : Config
+    dataset : Dataset
+    world : World
+    report : Report
+    folder : Path or None
+        The run folder; rank 0 writes it. None writes nothing.
+    requests : Requests
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        world: World,
+        report: Report,
+        folder: Path | None,
+        requests: Requests,
+    ) -> None:
+        self.config, self.dataset, self.world = config, dataset, world
+        self.report, self.folder, self.requests = report, folder, requests
+        self.trainer = Trainer(config, dataset, world)
+        self.evaluator = Evaluator(config, self.trainer.network, world)
+        self.progress = Progress()
+        self.examples, self.seconds = 0, 0.0  # of this process: a resumed run begins at 0
+        self.model = Model(
             config,
-            trainer.network,
-            trainer.theta,
+            self.trainer.network,
+            self.trainer.theta,
             dataset.classes,
             dataset.standardization,
             dataset.columns,
             dataset.target,
         )
-        with world.together():
-            if folder and world.rank == 0:
-                checkpoint.save_model(folder / checkpoint.MODEL, model)
-                checkpoint.write_json(folder / checkpoint.RESULT, result)
-        report.say(_summary(result, folder))
-    return Trained(model, result)
+        writes = folder is not None and world.rank == 0
+        self.writer = Writer(folder, config.checkpoint) if folder and writes else None
 
+    def go(self, start: Start, processes: int, *, fast_dev_run: bool) -> Trained:
+        """Run from the start, as rank 0 knows it, to the end."""
+        found = start.checkpoint
+        with self.world.together():  # only now: bad data leave no run behind, nor remove one
+            start.require_fit(self.trainer.vectors)
+            start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
+            if self.writer and self.folder and not start.result:
+                metrics = found and metrics_of(found)
+                begin_run(self.folder, to_toml(self.config), metrics)
+        if state := self.world.broadcast(found and found.state):
+            self.trainer.restore(state, found and found.vectors)
+            self.progress = state.progress
+        with self.report, ending(self.writer), told(self.folder, self.trainer):
+            if self.folder and isinstance(self.report, Printed):
+                self.report.open(self.folder / METRICS)
+            for note in (*pin.notes, *start.notes):
+                self.report.say(f"note: {note}")
+            self.report.say(_headline(self.config, self.trainer, processes))
+            result = self.world.broadcast(start.result)
+            if result:
+                self.report.say(f"{self.folder} is complete; to go on with it raise epochs")
+            else:
+                result = self._learn(1 if fast_dev_run else self.config.epochs, fast=fast_dev_run)
+                result |= {"world_size": processes, "threads": self.world.world_size // processes}
+                self._finish(result)
+            self.report.say(_summary(result, self.folder))
+        return Trained(self.model, result)
 
-def _learn(
-    config: Config,
-    trainer: Trainer,
-    evaluator: Evaluator,
-    report: Report,
-    *,
-    fast_dev_run: bool,
-) -> dict[str, Any]:
-    dataset, batches = trainer.dataset, trainer.batches
-    epochs = 1 if fast_dev_run else config.epochs
-    examples, seconds = 0, 0.0
-    record: dict[str, Any] = {}
-    report.begin(epochs, len(dataset.train))
-    for epoch in range(epochs):
-        loss_sum, seen, began = 0.0, 0, time.perf_counter()
-        for batch in batches.epoch(epoch):
-            loss = trainer.train_step(batch)
-            loss_sum += loss * batch.examples
-            seen += batch.examples
-            log = bool(config.log_every_steps) and trainer.step % config.log_every_steps == 0
-            report.step(epoch + 1, trainer.step, batch.examples, loss, log=log)
-            if config.check_every_steps and trainer.step % config.check_every_steps == 0:
-                trainer.require_in_step()
-            if fast_dev_run:
-                break
-        took = time.perf_counter() - began
-        trainer.require_in_step()
-        examples, seconds = examples + seen, seconds + took
-        record = {
-            "epoch": epoch + 1,
-            "step": trainer.step,
-            "learning_rate": trainer.eta,
-            "train_loss": loss_sum / seen,
-            **_scores("validation", evaluator, trainer),
-            "seconds": took,
-            "examples_per_second": seen / took,
+    def _learn(self, epochs: int, *, fast: bool) -> dict[str, Any]:
+        n, p = len(self.dataset.train), self.progress
+        before = p.epoch * n + p.position
+        self.report.begin(epochs, n, before)
+        while p.epoch < epochs:
+            self._epoch(fast=fast)
+        self.report.end()
+        return {
+            "theta_sha256": digest([self.trainer.theta.flat]),
+            **p.scores,
+            **self._scores("test"),
+            "best_epoch": p.best_epoch,
+            "epochs": epochs,
+            "steps": self.trainer.step,
+            "examples": before + self.examples,
+            "examples_per_second": self.examples / self.seconds if self.seconds else None,
+            "parameters": self.trainer.network.parameter_count,
+            "canary_sha256": self.trainer.canary,
         }
-        report.epoch(record)
-    report.end()
-    scores = {key: v for key, v in record.items() if key.startswith(("train_", "validation_"))}
-    return {
-        "theta_sha256": digest([trainer.theta.flat]),
-        **scores,
-        **_scores("test", evaluator, trainer),
-        "epochs": epochs,
-        "steps": trainer.step,
-        "examples": examples,
-        "examples_per_second": examples / seconds if seconds else None,
-        "parameters": trainer.network.parameter_count,
-        "canary_sha256": trainer.canary,
-    }
+
+    def _epoch(self, *, fast: bool) -> None:
+        trainer, p = self.trainer, self.progress
+        first, began = p.position, time.perf_counter()
+        first_step = -(-p.position // self.config.batch_size)
+        for batch in trainer.batches.epoch(p.epoch, first_step):
+            self._step(batch)
+            if fast:
+                break
+        took, seen = time.perf_counter() - began, p.position - first
+        self.examples, self.seconds = self.examples + seen, self.seconds + took
+        trainer.require_in_step()
+        p.scores = {"train_loss": p.loss_sum / p.position, **self._scores("validation")}
+        self.report.epoch(
+            {
+                "epoch": p.epoch + 1,
+                "step": trainer.step,
+                "learning_rate": trainer.eta,
+                **p.scores,
+                "seconds": took,
+                "examples_per_second": seen / took,
+            }
+        )
+        p.epoch, p.position, p.loss_sum = p.epoch + 1, 0, 0.0
+        loss = _loss(p.scores)
+        if loss < (math.inf if p.best_loss is None else p.best_loss):
+            p.best_epoch, p.best_loss = p.epoch, loss
+        if self.folder and self.config.checkpoint.keep_best and p.epoch < self.config.epochs:
+            self._save(score=loss)
+
+    def _step(self, batch: Batch) -> None:
+        trainer, p, config = self.trainer, self.progress, self.config
+        trainer.request = self.requests.pending(self.world.rank)
+        loss = trainer.train_step(batch)
+        p.loss_sum += loss * batch.examples
+        p.position += batch.examples
+        step = trainer.step
+        log = bool(config.log_every_steps) and step % config.log_every_steps == 0
+        self.report.step(p.epoch + 1, step, batch.examples, loss, log=log)
+        if config.check_every_steps and step % config.check_every_steps == 0:
+            trainer.require_in_step()
+        self._tell_failure()
+        if self.folder is None:
+            return
+        every = config.checkpoint.every_steps
+        if is_stop(trainer.agreed):
+            self._stop(trainer.agreed)
+        elif trainer.agreed == SAVE or (every and step % every == 0):
+            self._save()
+
+    def _save(self, score: float | None = None) -> None:
+        """Begin to write a checkpoint, of what all ranks agree on."""
+        self.trainer.phase = "checkpoint"
+        self.trainer.require_in_step()
+        self.requests.saved()
+        if self.writer:
+            state = State(
+                version=__version__,
+                step=self.trainer.step,
+                seed=self.config.seed,
+                progress=msgspec.structs.replace(self.progress),
+                score=score,
+                learning_rate=self.trainer.eta,
+                optimizer_products=self.trainer.optimizer.products,
+                config=dump(self.config),
+                config_sha256=fingerprint(self.config),
+                data_sha256=self.dataset.sha256,
+                canary_sha256=self.trainer.canary,
+                environment=pin.fingerprint(),
+            )
+            self.writer.wait()
+            self._tell_failure()
+            self.writer.start(self.model, self.trainer.vectors, state)
+        self.trainer.phase = "between"
+
+    def _tell_failure(self) -> None:
+        """Say it if a checkpoint could not be written; the training goes on."""
+        if self.writer and (failure := self.writer.take_failure()):
+            self.report.say(f"warning: {failure}; the training goes on without it")
+
+    def _stop(self, request: int) -> NoReturn:
+        """Save and leave.
+
+        Raises
+        ------
+        Stopped
+            On every rank.
+        """
+        self._save()
+        self.trainer.phase = "checkpoint"
+        step, why = self.trainer.step, reason(request, self.config.max_seconds)
+        with self.world.together():
+            if self.writer:
+                self.writer.wait()
+                if failure := self.writer.take_failure():
+                    raise DdpbpError(f"stopped by {why} at step {step}, but {failure}")
+        raise Stopped(
+            f"stopped by {why} at step {step}; to go on from there, start the same command with "
+            "--resume auto"
+        )
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        """Write the last checkpoint, the model and, as the mark of a complete run, the result."""
+        if self.folder is None:
+            return
+        scores = self.progress.scores
+        self._save(score=_loss(scores) if scores else None)
+        self.trainer.phase = "checkpoint"
+        with self.world.together():
+            if self.writer and self.folder:
+                self.writer.wait()
+                self._tell_failure()
+                save_model(self.folder / MODEL, self.model)
+                write_json(self.folder / RESULT, result)
+
+    def _scores(self, name: str) -> dict[str, float | None]:
+        part = getattr(self.dataset, name)
+        if part is None:
+            return {}
+        self.trainer.phase = "evaluate"
+        found = self.evaluator.score(self.trainer.theta, part)
+        self.trainer.phase = "between"
+        return {f"{name}_{key}": v for key, v in found.items()}
 
 
-def _scores(name: str, evaluator: Evaluator, trainer: Trainer) -> dict[str, float]:
-    part = getattr(trainer.dataset, name)
-    if part is None:
-        return {}
-    return {f"{name}_{key}": v for key, v in evaluator.score(trainer.theta, part).items()}
+@contextmanager
+def ending(writer: Writer | None) -> Iterator[None]:
+    """See a checkpoint that is being written to its end, however the block ends."""
+    try:
+        yield
+    finally:
+        if writer:
+            writer.wait()
+
+
+@contextmanager
+def told(folder: Path | None, trainer: Trainer) -> Iterator[None]:
+    """Leave fault.json if the run ends by a fault; of several ranks, by the first one's.
+
+    Raises
+    ------
+    SystemExit
+        Instead of the fault of a rank that another one was faster than.
+    """
+    try:
+        yield
+    except (Stopped, SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        shared = isinstance(error, DdpbpError)  # has reached every rank
+        if folder is None or (shared and trainer.world.rank):
+            raise
+        fault = {
+            "rank": trainer.world.rank,
+            "host": trainer.world.host,
+            "step": trainer.step,
+            "phase": trainer.phase,
+            "cause": str(error) if shared else f"{type(error).__name__}: {error}",
+            "exit_code": error.code if isinstance(error, DdpbpError) else 1,
+        }
+        if not write_fault(folder, fault) and not shared:
+            raise SystemExit(1) from None
+        raise
+
+
+def _loss(scores: Mapping[str, float | None]) -> float:
+    """Return what an epoch is judged by: the validation loss, else that of training."""
+    loss = scores.get("validation_loss", scores["train_loss"])
+    return math.inf if loss is None else loss
 
 
 def _headline(config: Config, trainer: Trainer, processes: int) -> str:

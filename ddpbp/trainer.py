@@ -1,6 +1,7 @@
 """One rank of a run: its weights, its leaves, its part in every step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from ddpbp import draws, pin, tree
 from ddpbp.build import load, make_backprop, make_network, make_optimizer, make_schedule
+from ddpbp.checkpoint import State
 from ddpbp.comm.reduce import make_reducer
 from ddpbp.comm.reducer import Layout
 from ddpbp.comm.watch import digest, require_equal, require_in_step
@@ -15,11 +17,13 @@ from ddpbp.comm.world import World
 from ddpbp.config import Config
 from ddpbp.data.batches import Batch, Batches
 from ddpbp.data.dataset import Dataset
-from ddpbp.errors import Diverged
+from ddpbp.errors import Diverged, OutOfStep
 from ddpbp.nn.network import initialize
 from ddpbp.nn.schedules import factor
 
 Array = npt.NDArray[Any]
+
+SENT = 2**24  # elements handed out by one message
 
 
 class Trainer:
@@ -39,8 +43,8 @@ class Trainer:
         The number of updates so far.
     eta : float
         The learning rate of the last update.
-    phase : str
-        What this rank is doing: data, forward, backward, reduce, update or between.
+    request, agreed : int
+        What this rank asks of all at the next step (see `stop`), and what came of the last.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
     """
@@ -76,7 +80,10 @@ class Trainer:
         }
         self.optimizer = make_optimizer(config, self.network)
         self.schedule = make_schedule(config, self.batches.steps_per_epoch)
-        self.step, self.phase = 0, "between"
+        self.step = 0
+        self.phase = "between"
+        self.request = self.agreed = 0
+        self._in_step = -1  # the step at which the ranks were last compared
         self.eta = self.learning_rate()
         self.canary = self._canary()
         require_equal(
@@ -89,6 +96,17 @@ class Trainer:
         require_equal(
             world, "initial weights", digest([self.theta.flat]), "use equal versions everywhere"
         )
+
+    @property
+    def phase(self) -> str:
+        """What this rank is doing now."""
+        return self.world.pulse.phase
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        pulse = self.world.pulse
+        pulse.phase, pulse.step = name, self.step
+        pulse.progress += 1
 
     def train_step(self, batch: Batch) -> float:
         """Run one step of gradient descent over all ranks; return the batch's mean loss."""
@@ -110,11 +128,12 @@ class Trainer:
         for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
             self.reducer.start(begin)
         self.phase = "reduce"
-        reduced = self.reducer.finish(batch.leaf_count)
+        reduced = self.reducer.finish(batch.leaf_count, self.request)
+        self.agreed = reduced.signal
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
-            self._raise_diverged(batch, reduced.grad)
+            self._raise_diverged(batch, rows)
         self.phase = "update"
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
@@ -128,13 +147,38 @@ class Trainer:
         scale = self.config.batch_size / o.base_batch_size if o.base_batch_size else 1.0
         return o.learning_rate * scale * factor(self.config.schedule.name, self.step, self.schedule)
 
+    @property
+    def vectors(self) -> dict[str, Array]:
+        """The flat vectors that a step changes: θ, and the optimizer's."""
+        state = {f"optimizer.{name}": vector for name, vector in self.optimizer.state.items()}
+        return {"theta": self.theta.flat, **state}
+
     def require_in_step(self) -> None:
         """Stop the run unless every rank holds the same weights and optimizer state."""
-        tensors = {"theta": self.theta.flat}
-        tensors |= {f"optimizer {k}": v for k, v in self.optimizer.state.items()}
-        require_in_step(self.world, self.step, tensors)
+        if self._in_step != self.step:
+            require_in_step(self.world, self.step, self.vectors)
+            self._in_step = self.step
 
-    def _raise_diverged(self, batch: Batch, grad: Array) -> None:
+    def restore(self, state: State, saved: Mapping[str, Array] | None) -> None:
+        """Take over a state; rank 0 hands out the vectors that it read, the others pass None.
+
+        Raises
+        ------
+        OutOfStep
+            On every rank, if one did not receive the weights as they were saved.
+        """
+        for name, vector in self.vectors.items():
+            for begin in range(0, vector.size, SENT):
+                block = slice(begin, begin + SENT)
+                vector[block] = self.world.broadcast(saved and saved[name][block])
+        self.step, self.eta = state.step, state.learning_rate
+        self.optimizer.products = list(state.optimizer_products)
+        with self.world.together():
+            if digest([self.theta.flat]) != state.theta_sha256:
+                raise OutOfStep(f"step {self.step}: the weights are not those that were saved")
+        self.require_in_step()
+
+    def _raise_diverged(self, batch: Batch, rows: slice) -> None:
         """Find the first layer that is not finite, over all ranks; nobody's weights were touched.
 
         Raises
@@ -143,31 +187,46 @@ class Trainer:
             On every rank.
         """
         self.backprop.forward(self.theta, self.step, batch.first)
-        mine: tuple[int, int, str] | None = None
-        row = batch.first
+        found = [place for place in self.world.all_gather_object(self._wrong_z(batch)) if place]
+        if not found:
+            wrong = self._wrong_gradient(batch, rows)
+            found = [place for place in self.world.all_gather_object(wrong) if place]
+        _, what, where = min(found, default=(0, "the sum over all leaves", ""))
+        epoch = self.step // self.batches.steps_per_epoch + 1
+        raise Diverged(
+            f"epoch {epoch}, step {self.step + 1}: {what} is not finite{where}; the weights are "
+            f"those of step {self.step}. Lower optimizer.learning_rate (now "
+            f"{self.learning_rate():g}), set optimizer.clip_norm, or check the scale of the data"
+        )
+
+    def _wrong_z(self, batch: Batch) -> tuple[tuple[int, int], str, str] | None:
+        """Tell where this rank's forward pass first leaves the finite: by layer, then by row."""
+        row, places = batch.first, []
         for stack in self.backprop.stacks:
             for i in range(stack.count):
                 for l in range(1, self.network.L + 1):
-                    if not np.isfinite(stack.z[l][i]).all() and (mine is None or (l, row) < mine):
+                    if not np.isfinite(stack.z[l][i]).all():
                         rows = f"rows {row} to {row + stack.size - 1} of the batch"
-                        mine = (l, row, f"z of layer {l}, {rows}")
+                        places.append(((l, row), f"z of layer {l}, {rows},", self._where()))
                 row += stack.size
-        found = [place for place in self.world.all_gather_object(mine) if place]
-        if found:
-            what = min(found)[2]
-        else:
-            layers = [
-                l
-                for l, (s, _, e) in enumerate(self.network.spans, 1)
-                if not np.isfinite(grad[s:e]).all()
-            ]
-            what = f"the gradient of layer {layers[-1]}" if layers else "the loss"
-        epoch = self.step // self.batches.steps_per_epoch + 1
-        raise Diverged(
-            f"epoch {epoch}, step {self.step + 1}: {what} is not finite; the weights are those of "
-            f"step {self.step}. Lower optimizer.learning_rate (now {self.learning_rate():g}), set "
-            "optimizer.clip_norm, or check the scale of the data"
-        )
+        return min(places, default=None)
+
+    def _wrong_gradient(self, batch: Batch, rows: slice) -> tuple[int, str, str] | None:
+        """Tell where this rank's backward pass, or its loss, first leaves the finite."""
+        losses, nodes = self.backprop.losses(), self._nodes[rows]
+        merges = self._merges[batch.leaf_count]
+        for _ in self.backprop.backward(self.theta, nodes, merges, batch.examples):
+            pass
+        mine = f"rows {batch.first} to {batch.first + batch.rows - 1} of the batch"
+        for l in range(self.network.L, 0, -1):
+            if not all(np.isfinite(v).all() for node in nodes for v in (node.W[l], node.b[l])):
+                return self.network.L - l, f"the gradient of layer {l}, {mine},", self._where()
+        if not np.isfinite(losses).all():
+            return self.network.L, f"the loss, {mine},", self._where()
+        return None
+
+    def _where(self) -> str:
+        return f" on rank {self.world.rank} of {self.world.host}"
 
     def _canary(self) -> str:
         size = self._canary_size

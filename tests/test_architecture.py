@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "ddpbp"
 FLOORS = {
     "ground": {"errors", "draws", "tree", "pin", "wire"},
     "floor 0": {"nn", "data", "comm"},
-    "floor 1": {"config", "checkpoint", "metrics", "report", "build"},
-    "floor 2": {"train", "trainer", "evaluate", "gradcheck", "dryrun"},
+    "floor 1": {"config", "runfolder", "model", "checkpoint", "stop", "metrics", "report", "build"},
+    "floor 2": {"train", "trainer", "resume", "evaluate", "gradcheck", "dryrun"},
     "floor 3": {"cli", "__main__", "bench", "doctor", "plan"},
 }
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}

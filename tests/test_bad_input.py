@@ -207,7 +207,10 @@ def test_divergence_names_epoch_step_and_layer_the_same_on_all_ranks(mpirun, tmp
     command = [*DIVERGING, f"output={tmp_path}", "--overwrite"]
     assert run(command) == 3
     message = capsys.readouterr().err
-    assert message.startswith("ddpbp: epoch 1, step 2: z of layer 2, rows 0 to 7 of the batch is ")
+    place = (
+        "ddpbp: epoch 1, step 2: z of layer 2, rows 0 to 7 of the batch, is not finite on rank 0"
+    )
+    assert message.startswith(place)
     assert message.count("\n") == 1
     assert not (tmp_path / "model.safetensors").exists()
     assert not (tmp_path / "result.json").exists()
@@ -305,3 +308,22 @@ def test_eval_without_test_data_says_so(tmp_path, capsys):
     capsys.readouterr()
     assert run(["eval", str(tmp_path / "run")]) == 2
     assert "name some DATA" in capsys.readouterr().err
+
+
+def test_a_gradient_that_overflows_names_rank_layer_and_rows(tmp_path, mpirun):
+    """The forward pass is finite; only the leaf of the last rows, of rank 2, is too much."""
+    rows = np.zeros((64, 3))
+    rows[:, 2] = 1.0
+    rows[40:, 0] = 1e30
+    np.save(tmp_path / "data.npy", rows)
+    (tmp_path / "driver.py").write_text(DRIVER.format(before=""))
+    settings = ["data.source=data.npy", "data.task=regression", "loss.name=squared_error"]
+    ended = mpirun(
+        *(3, tmp_path / "driver.py", "train", *settings, "data.standardize=false", "seed=1"),
+        *("data.validation=0.0", "batch_size=64", "model.hidden=[4]", "model.activation=identity"),
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert "is not finite on rank " in ended.stderr
+    fault = json.loads((tmp_path / "runs/digits/fault.json").read_text())
+    assert (fault["exit_code"], fault["cause"] in ended.stderr) == (3, True)

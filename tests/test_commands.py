@@ -15,7 +15,7 @@ from ddpbp.cli import run
 from ddpbp.comm.world import launched
 
 SMALL = ["epochs=2", "model.hidden=[7, 5]"]
-FILES = {"config.toml", "metrics.jsonl", "model.safetensors", "result.json"}
+FILES = {"checkpoints", "config.toml", "metrics.jsonl", "model.safetensors", "result.json"}
 
 
 @pytest.fixture(scope="module")

@@ -67,15 +67,20 @@ class ThreadWorld(World):
         self.node_sizes = tuple(size * n for n in outer.node_sizes)
         self.lane, self.lane_count = -1 if thread else outer.lane, outer.lane_count
         self.shares_memory = outer.shares_memory or outer.world_size == 1
+        if thread == 0:
+            self.pulse = outer.pulse
 
     def _exchange(self, value: Any) -> list[Any]:
         self._count += 1
         values = self._meeting.rounds[self._count % 2]
         values[self._thread] = value
+        self.pulse.waits += 1
         try:
             self._meeting.barrier.wait()
         except threading.BrokenBarrierError:
             raise SystemExit(1) from None
+        finally:
+            self.pulse.waits -= 1
         return list(values)
 
     def _speak(self, values: list[Any], say: Callable[[list[Any]], Any]) -> Any:
@@ -146,12 +151,14 @@ def run(world: World, size: int, main: Callable[[World], Result]) -> Result:
     if size == 1:
         return main(world)
     meeting = _Meeting(size)
+    teams = [ThreadWorld(world, thread, size, meeting) for thread in range(size)]
+    world.pulses = [team.pulse for team in teams]
     results: dict[int, Result] = {}
     faults: list[BaseException] = []
 
     def body(thread: int) -> None:
         try:
-            results[thread] = main(ThreadWorld(world, thread, size, meeting))
+            results[thread] = main(teams[thread])
         except BaseException as fault:
             if not (meeting.barrier.broken and isinstance(fault, SystemExit)):
                 faults.append(fault)

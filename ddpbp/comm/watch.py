@@ -46,6 +46,8 @@ def require_in_step(world: World, step: int, tensors: Mapping[str, npt.NDArray[A
     OutOfStep
         On every rank: names rank, host, tensor and step.
     """
+    if world.world_size == 1:
+        return
     mine = np.frombuffer(bytes.fromhex(digest(tensors.values())[:16]), np.uint64)
     hashes = np.empty((world.world_size, 1), np.uint64)
     world.all_gather(mine, hashes)

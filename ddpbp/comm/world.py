@@ -13,11 +13,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast
 
 from ddpbp.errors import ConfigError, DdpbpError
 
 Array = Any  # any C-contiguous buffer with array syntax
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 class Request(Protocol):
@@ -25,6 +27,39 @@ class Request(Protocol):
 
     def Test(self) -> bool:
         """Tell whether it is done."""
+
+
+class Pulse:
+    """What a rank is doing, for those who watch it; a change costs a few stores.
+
+    Attributes
+    ----------
+    step : int
+    phase : str
+    progress : int
+        Grows with all that is done.
+    waits : int
+        Not 0 while the rank waits for others.
+    """
+
+    __slots__ = ("phase", "progress", "step", "waits")
+
+    def __init__(self) -> None:
+        self.step, self.phase, self.progress, self.waits = 0, "start", 0, 0
+
+
+def _waiting(method: Call) -> Call:
+    """Mark a method of a world as one in which a rank waits for others."""
+
+    @wraps(method)
+    def marked(world: "World", *arguments: Any) -> Any:
+        world.pulse.waits += 1
+        try:
+            return method(world, *arguments)
+        finally:
+            world.pulse.waits -= 1
+
+    return cast(Call, marked)
 
 
 class World:
@@ -47,6 +82,10 @@ class World:
         The name of the machine.
     shares_memory : bool
         Whether the ranks of a node are processes that can map the same memory.
+    pulse : Pulse
+        What this rank is doing.
+    pulses : list of Pulse
+        Those of all threads of this process that are ranks.
     """
 
     shares_memory = False
@@ -58,6 +97,8 @@ class World:
 
     def __init__(self) -> None:
         self.host = socket.gethostname()
+        self.pulse = Pulse()
+        self.pulses = [self.pulse]
 
     def all_gather(self, send: Array, receive: Array) -> None:
         """Copy every rank's `send` to `receive[rank]`."""
@@ -210,18 +251,23 @@ class MpiWorld(World):
             self._barrier = make_barrier(self) or self._barrier
         return memory, reason
 
+    @_waiting
     def local_barrier(self) -> None:
         self._barrier()
 
+    @_waiting
     def all_gather(self, send: Array, receive: Array) -> None:
         self.comm.Allgather(send, receive)
 
+    @_waiting
     def all_to_all(self, send: Array, receive: Array) -> None:
         self.comm.Alltoall(send, receive)
 
+    @_waiting
     def all_gather_object(self, value: Any) -> list[Any]:
         return list(self.comm.allgather(value))
 
+    @_waiting
     def broadcast(self, value: Any) -> Any:
         return self.comm.bcast(value)
 

@@ -91,6 +91,8 @@ class Dataset:
     columns : tuple of str or None
     target : str or None
         The names of the features and of the targets, as `Source` has them.
+    sha256 : str
+        The hash of all that was read.
     """
 
     train: Part
@@ -102,6 +104,7 @@ class Dataset:
     description: str
     columns: tuple[str, ...] | None = None
     target: str | None = None
+    sha256: str = ""
 
 
 def split(

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,17 @@ def test_one_flipped_bit_stops_every_rank(world, tensor):
         require_in_step(world, 42, tensors)
     assert raised.value.code == 4
     assert len(set(world.all_gather_object(str(raised.value)))) == 1
+
+
+@pytest.mark.parametrize("through", ["memory", "messages"])
+def test_nobody_leaves_a_local_barrier_before_all_have_come(world, through):
+    memory, reason = world.share(8)
+    assert memory is not None, reason
+    come = memory.view(np.int64)[:, 0]
+    barrier = world.local_barrier if through == "memory" else world.local_comm.Barrier
+    for meeting in range(1, 300):
+        come[world.local_rank] = meeting
+        if meeting % 50 == world.local_rank:
+            time.sleep(0.01)
+        barrier()
+        assert (come >= meeting).all()

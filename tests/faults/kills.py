@@ -1,0 +1,197 @@
+"""Kill runs at random moments and resume them, many times: the bits must be those of no kill.
+
+    python tests/faults/kills.py --kills 200 --seed 0
+
+Each run is started, disturbed and resumed, each time on a random number of ranks from 1 to 5, until
+it is complete; then its hash of θ is compared with that of the undisturbed run. After every end it
+is looked whether something was left: processes, temporary files, segments in /dev/shm, checkpoints
+that cannot be read. The table at the end has a row for each kind of disturbance. $CPU_LOCK names a
+file to be locked while a run computes, where the machine is shared.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from ddpbp.checkpoint import read, steps_in
+from ddpbp.errors import DataError
+
+SETTINGS = {
+    "digits": ["epochs=120", "optimizer.name=adam", "optimizer.learning_rate=0.002"],
+    "fashion-mnist": [
+        *("data.source=fashion-mnist", "epochs=15", "model.hidden=[32]", "model.dropout=0.1"),
+        *("batch_size=512", "optimizer.name=momentum", "optimizer.learning_rate=0.05"),
+    ],
+}
+EVERY = ["checkpoint.every_steps=7", "checkpoint.every_minutes=0", "log_every_steps=1", "threads=1"]
+KINDS = (
+    "SIGKILL one rank",
+    "SIGKILL all",
+    "SIGKILL while writing",
+    "SIGTERM mpirun",
+    "SIGTERM one rank",
+    "SIGUSR1 one rank",
+)
+MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
+RUN_SECONDS = 120
+SLICE_SECONDS = 40
+
+
+class Cores:
+    """The cores to ourselves, where that was agreed on; after `SLICE_SECONDS` others have them."""
+
+    def __init__(self) -> None:
+        path = os.environ.get("CPU_LOCK")
+        self._file = Path(path).open("w") if path else None  # noqa: SIM115
+        self._since = 0.0
+
+    def take(self) -> None:
+        if self._file and not self._since:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._since = time.monotonic()
+
+    def give(self) -> None:
+        if self._file and time.monotonic() - self._since > SLICE_SECONDS:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._since = 0.0
+
+
+def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
+    train = [sys.executable, "-m", "ddpbp", "train", *SETTINGS[name], *EVERY, f"output={folder}"]
+    line = [MPIEXEC, "-n", str(ranks), *train, "--resume", "auto"]
+    with (folder.parent / "log").open("ab") as log:
+        return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+
+
+def processes(folder: Path) -> list[int]:
+    """List the ranks of a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (path / "cmdline").read_bytes()
+            if (
+                f"output={folder}".encode() in line
+                and b"mpiexec" not in line
+                and b"hydra" not in line
+            ):
+                found.append(int(path.name))
+    return found
+
+
+def disturb(kind: str, job: subprocess.Popen[bytes], folder: Path, random_: random.Random) -> bool:
+    """Wait for a random moment and strike; tell whether there was still something to strike."""
+    checkpoints = folder / "checkpoints"
+    deadline = time.monotonic() + 0.4 + 2.6 * random_.random()
+    while time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.002)
+    while kind == "SIGKILL while writing" and job.poll() is None:
+        if list(checkpoints.glob(".*.tmp")):
+            break
+    ranks = processes(folder)
+    if job.poll() is not None or not ranks:
+        return False
+    number = signal.SIGKILL if "KILL" in kind else signal.Signals[kind.split()[0]]
+    targets = [random_.choice(ranks)]
+    if kind == "SIGKILL all":
+        targets = [*ranks, job.pid]
+    elif "mpirun" in kind:
+        targets = [job.pid]
+    for pid in targets:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return True
+
+
+def leftovers(folder: Path, *, complete: bool) -> list[str]:
+    """List what must not be there after an end."""
+    found = []
+    deadline = time.monotonic() + 5
+    while processes(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    found += [f"process {pid}" for pid in processes(folder)]
+    found += [f"segment {path}" for path in Path("/dev/shm").glob("ddpbp.*")]
+    for path in steps_in(folder / "checkpoints").values():
+        try:
+            read(path)
+        except DataError as error:
+            found.append(f"unreadable: {error}")
+    if complete:
+        found += [f"file {path}" for path in folder.rglob(".*.tmp")]
+    return found
+
+
+def hash_of(folder: Path) -> str:
+    return str(json.loads((folder / "result.json").read_text())["theta_sha256"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", default="digits,fashion-mnist")
+    given = parser.parse_args()
+    random_, cores = random.Random(given.seed), Cores()
+    count, wrong = Counter[tuple[str, str]](), list[str]()
+    names = given.data.split(",")
+    with tempfile.TemporaryDirectory() as place:
+        expected = {}
+        for name in names:
+            cores.take()
+            start(name, Path(place) / f"undisturbed-{name}", 1).wait(RUN_SECONDS)
+            expected[name] = hash_of(Path(place) / f"undisturbed-{name}")
+        run = kills = 0
+        while kills < given.kills:
+            name, run = names[run % len(names)], run + 1
+            folder, times = Path(place) / str(run) / "run", 0
+            folder.parent.mkdir()
+            while True:
+                ranks, kind = random_.randint(1, 5), random_.choice(KINDS)
+                cores.take()
+                job = start(name, folder, ranks)
+                struck = times < 8 and disturb(kind, job, folder, random_)
+                try:
+                    code = job.wait(RUN_SECONDS)
+                except subprocess.TimeoutExpired:
+                    wrong.append(f"run {run}: no end after {kind} on {ranks} ranks")
+                    os.killpg(job.pid, signal.SIGKILL)
+                    job.wait()
+                    code = -9
+                cores.give()
+                complete = (folder / "result.json").exists()
+                if struck:
+                    kills, times = kills + 1, times + 1
+                    count[name, kind] += 1
+                    if ("TERM" in kind or "USR1" in kind) and code not in (75, 0):
+                        wrong.append(f"run {run}: code {code} after {kind} on {ranks} ranks")
+                elif not complete:
+                    wrong.append(f"run {run}: code {code} on {ranks} ranks, undisturbed")
+                wrong += [f"run {run}, {kind}: {x}" for x in leftovers(folder, complete=complete)]
+                if complete or len(wrong) > 20:
+                    break
+            if not complete or hash_of(folder) != expected[name]:
+                wrong.append(f"run {run} ({name}) ends with other bits, or not at all")
+                sys.stdout.write((folder.parent / "log").read_text()[-3000:])
+            sys.stdout.write(f"run {run} {name}: {times} disturbances, {kills} in all\n")
+            sys.stdout.flush()
+            if len(wrong) > 20:
+                break
+    for name in names:
+        for kind in KINDS:
+            sys.stdout.write(f"{name:<14} {kind:<22} {count[name, kind]:>4}\n")
+    sys.stdout.write(f"{kills} disturbances in {run} runs; {len(wrong)} faults\n")
+    sys.stdout.write("".join(f"  {text}\n" for text in wrong))
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A rank that no longer answers or gets on is named, and the job ends: never a silent hang."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+STALL_SECONDS = 2
+HOST = os.uname().nodename
+
+# A rank does something in its step 5, late enough that the others have heard of that step.
+DRIVER = """
+import os, signal, sys, time
+from ddpbp.cli import run
+from ddpbp.trainer import Trainer
+step = Trainer.train_step
+def disturbed(self, batch):
+    if self.step == 5 and self.world.rank == {rank}:
+        time.sleep({wait})
+        {what}
+    return step(self, batch)
+Trainer.train_step = disturbed
+sys.exit(run(sys.argv[1:]))
+"""
+FAULTS = {
+    "stopped": (1, "os.kill(os.getpid(), signal.SIGSTOP)", 3, [], "has not answered for "),
+    "rank 0 stopped": (0, "os.kill(os.getpid(), signal.SIGSTOP)", 3, [], "has not answered for"),
+    "stuck": (2, "time.sleep(100)", 3, [], "does not get on, for "),
+    "rank 0 stuck": (0, "time.sleep(100)", 2, [], "does not get on, for "),
+    "stuck thread": (3, "time.sleep(100)", 2, ["threads=2"], "does not get on, for "),
+    "lost message": (
+        *(1, "from mpi4py import MPI; MPI.COMM_WORLD.Dup().recv()", 2),
+        *([], "does not get on, for "),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_who_stalls_is_named(mpirun, tmp_path, fault):
+    rank, what, ranks, arguments, message = FAULTS[fault]
+    driver, out = tmp_path / "driver.py", tmp_path / "run"
+    driver.write_text(DRIVER.format(rank=rank, wait=1, what=what))
+    ended = mpirun(
+        *(ranks, driver, "train", f"output={out}", f"stall_seconds={STALL_SECONDS}"), *arguments
+    )
+    told = json.loads((out / "fault.json").read_text())
+    assert ended.stderr.count("ddpbp: rank ") == 1, ended.stderr
+    assert f"ddpbp: rank {rank} on {HOST} {message}" in ended.stderr
+    assert "last seen at step 5, phase between" in ended.stderr
+    if "stuck" in fault:
+        assert ended.stderr.count("time.sleep(100)") == 1
+    assert (told["rank"], told["host"], told["step"]) == (rank, HOST, 5)
+    assert (told["phase"], told["exit_code"]) == ("between", 4)
+    assert told["cause"] in ended.stderr
+    assert ended.returncode == 4
+    assert ended.seconds < 1 + STALL_SECONDS + 5
+
+
+def test_a_killed_rank_is_told_in_the_run_folder(mpirun, tmp_path):
+    driver, out = tmp_path / "driver.py", tmp_path / "run"
+    driver.write_text(DRIVER.format(rank=2, wait=0, what="os.kill(os.getpid(), signal.SIGKILL)"))
+    ended = mpirun(3, driver, "train", f"output={out}")
+    assert ended.returncode != 0
+    assert ended.seconds < 5
+    told = json.loads((out / "fault.json").read_text())
+    assert told["rank"] == 2
+    assert "has ended without a word" in told["cause"]
+
+
+NO_ALARM = """
+import os, subprocess, sys, time
+from ddpbp.cli import run
+from ddpbp.evaluate import Evaluator
+from ddpbp.trainer import Trainer
+score, step = Evaluator.score, Trainer.train_step
+def slow(self, *arguments):
+    time.sleep(3 * (self._world.rank == 1))
+    return score(self, *arguments)
+def frozen(self, batch):
+    if self.step == 5:
+        ranks = " ".join(map(str, self.world.all_gather_object(os.getpid())))
+        if self.world.rank == 0:
+            subprocess.Popen(["sh", "-c", f"kill -STOP {ranks}; sleep 3; kill -CONT {ranks}"])
+    return step(self, batch)
+if sys.argv[1] == "slow":
+    Evaluator.score = slow
+else:
+    Trainer.train_step = frozen
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("what", ["slow", "frozen"])
+def test_a_slow_evaluation_or_a_pause_of_all_is_no_stall(mpirun, tmp_path, what):
+    (tmp_path / "driver.py").write_text(NO_ALARM)
+    command = ["train", "epochs=2", "data.test=0.1", f"output={tmp_path / 'run'}"]
+    ended = mpirun(3, tmp_path / "driver.py", what, *command, "stall_seconds=1.5")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.seconds > 3
+    assert not (tmp_path / "run/fault.json").exists()
+
+
+@pytest.fixture
+def own_hosts():
+    from tests.cluster.hosts import Hosts, missing
+
+    if reason := missing():
+        pytest.skip(f"no simulated hosts: {reason}")
+    with Hosts(3) as up:
+        yield up
+
+
+def test_a_host_that_is_cut_off_is_named(own_hosts, tmp_path):
+    """Both sides see it: rank 0 names the host that is gone, whose own rank ends as well."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    train = [sys.executable, "-m", "ddpbp", "train", f"output={tmp_path / 'run'}", "epochs=100000"]
+    train += [f"stall_seconds={STALL_SECONDS}", "log_every_steps=1"]
+    line = own_hosts.command(
+        "h1",
+        [mpiexec, "-f", own_hosts.hostfile((1, 1, 1)), "-n", "3", *train],
+    )
+    with (tmp_path / "log").open("w+") as log:
+        job = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+        metrics = tmp_path / "run/metrics.jsonl"
+        deadline = time.monotonic() + 30
+        while not (metrics.exists() and metrics.stat().st_size > 1000):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        own_hosts.cut("h3")
+        began = time.monotonic()
+        try:
+            code = job.wait(STALL_SECONDS + 15)
+        finally:
+            job.kill()
+            job.wait()
+        log.seek(0)
+        told = log.read()
+    assert time.monotonic() - began < STALL_SECONDS + 15
+    assert "ddpbp: rank 2 on h3 has not answered for 2 s (stopped, or cut off)" in told
+    fault = json.loads((tmp_path / "run/fault.json").read_text())
+    assert (fault["rank"], fault["host"], fault["exit_code"]) == (2, "h3", 4)
+    assert code == 4
+    # Nobody waits on the other side of the cut.
+    deadline = time.monotonic() + 10
+    while ranks := [p for p in Path("/proc").glob("[0-9]*") if str(tmp_path) in command_of(p)]:
+        assert time.monotonic() < deadline, ranks
+        time.sleep(0.1)
+
+
+def command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
