@@ -159,6 +159,8 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> No
     if ended.agreed and not ended.held:
         return
     fault = training.fault(python, arguments)
+    if not any(ended.codes.values()):  # they were ended before they could tell
+        ended.code = fault.get("exit_code", ended.code)
     rank = fault.get("rank", ended.first_failed)
     if rank is None:
         for line in ended.said:

@@ -241,6 +241,7 @@ class Job:
         if returned:
             # MPICH's mpiexec says n for a rank killed by signal n, Open MPI's 128 + n.
             killed = -returned if returned < 0 else returned if 4 < returned < 32 else 0
-            return 128 + killed if killed else returned
+            code = 128 + killed if killed else returned
+            return code if code <= 4 or code == REQUEUE or 128 < code < 192 else 1
         # Open MPI ends a job that lost a host with 0.
         return 0 if len(self.ended.codes) == self.n else 1

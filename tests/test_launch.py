@@ -313,7 +313,7 @@ def test_a_restart_ends_with_the_bits_of_the_run_that_never_failed(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_ends_with_75(tmp_path, number):
     output = f"output={tmp_path / 'run'}"
-    line = [sys.executable, LAUNCH, "-n", "2", "train", *ENDLESS, output]
+    line = [sys.executable, str(LAUNCH), "-n", "2", "train", *ENDLESS, output]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stdout
         while "epoch" not in job.stdout.readline():
@@ -327,7 +327,7 @@ def test_a_signal_saves_and_ends_with_75(tmp_path, number):
 
 def test_a_second_signal_ends_at_once(spoiled, tmp_path):
     spoiled("time.sleep(60)")
-    line = [sys.executable, LAUNCH, "-n", "2", "train", *ENDLESS, f"output={tmp_path / 'run'}"]
+    line = [sys.executable, str(LAUNCH), "-n", "2", "train", *ENDLESS, f"output={tmp_path / 'run'}"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stdout
         while "epoch" not in job.stdout.readline():
@@ -470,6 +470,14 @@ def test_the_mpijob_keeps_to_the_schema():
     ]
 
 
+def test_the_dockerfile_is_clean():
+    linter = Path(sys.executable).with_name("hadolint")
+    ended = subprocess.run(
+        [linter, LAUNCH.parents[1] / "Dockerfile"], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
 def test_yaml_says_what_was_meant():
     value = {"a": "no", "b": ["1", 1, "x: y", "", "-n", {"c": [True], "d": "e/f:g"}], "e": "1e3"}
     assert yaml.safe_load(mpijob.to_yaml(value)) == value
@@ -520,7 +528,7 @@ def test_what_is_left_of_the_hosts_goes_on(python, tmp_path):
     train = ["train", *settings, f"output={tmp_path / 'run'}"]
     assert python("-m", "ddpbp", "train", *settings, f"output={tmp_path / 'alone'}").returncode == 0
     with Hosts(2) as own, ThreadPoolExecutor() as pool:
-        words = [sys.executable, LAUNCH, *ssh, "--hosts", "h1:1,h2:2", *train]
+        words = [sys.executable, str(LAUNCH), *ssh, "--hosts", "h1:1,h2:2", *train]
         job = pool.submit(own.run, "h1", words)
         own.shape("5mbit")
         while not (tmp_path / "run" / "metrics.jsonl").exists():
