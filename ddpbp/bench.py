@@ -102,10 +102,11 @@ def run_steps(trainer: TimedTrainer, steps: int) -> dict[str, float]:
     """Run full batches; return the seconds of one step, in all and by phase."""
     trainer.phase = "between"
     trainer.seconds = dict.fromkeys(trainer.seconds, 0.0)
+    full = min(trainer.config.batch_size, trainer.batches.examples)
     began, done, epoch = time.perf_counter(), 0, 0
     while done < steps:
         for batch in trainer.batches.epoch(epoch):
-            if batch.examples < trainer.config.batch_size and epoch + done:
+            if batch.examples < full:
                 continue
             trainer.train_step(batch)
             done += 1
@@ -171,7 +172,10 @@ def all_reduce(world: World) -> list[dict[str, float]]:
             assert comm is not None
             comm.Allreduce(send, out)
 
-        rounds = [(_time(ours, repeats), _time(theirs, repeats) if comm else 0.0) for _ in range(5)]
+        rounds = [
+            (seconds_of(ours, repeats), seconds_of(theirs, repeats) if comm else 0.0)
+            for _ in range(5)
+        ]
         mine, mpi = (statistics.median(side) for side in zip(*rounds, strict=True))
         found.append({"bytes": bytes_, "seconds": mine, "mpi_seconds": mpi})
     return found
@@ -228,12 +232,52 @@ def _ping(comm: Any, other: int, bytes_: int, repeats: int, *, first: bool) -> f
     return statistics.median(seconds)
 
 
-def _time(call: Callable[[], None], repeats: int) -> float:
+def seconds_of(call: Callable[[], None], repeats: int) -> float:
+    """Return the seconds of one call, after one to get warm."""
     call()
     began = time.perf_counter()
     for _ in range(repeats):
         call()
     return (time.perf_counter() - began) / repeats
+
+
+def numbers(option: str, given: str | None) -> list[int]:
+    """Read numbers as in "1,2,4"; none if nothing is given.
+
+    Raises
+    ------
+    ConfigError
+        Names the option.
+    """
+    if given is None:
+        return []
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", given):
+        raise ConfigError(f"{option} {given}: expected numbers, as in 1,2,4")
+    return [int(number) for number in given.split(",")]
+
+
+def mpiexec() -> Callable[..., None]:
+    """Return a function (ranks, *arguments of ddpbp) that runs it under this Python's mpiexec.
+
+    Raises
+    ------
+    ConfigError
+        If there is none; the function: if the run does not end well.
+    """
+    launcher = Path(sys.executable).with_name("mpiexec")
+    if not launcher.exists():
+        raise ConfigError(f"no mpiexec beside {sys.executable}; pip install 'ddpbp[mpich]'")
+    # Open MPI refuses root and more ranks than cores unless told.
+    allowed = {name: "1" for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")}
+    allowed["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+
+    def start(ranks: int, *arguments: str) -> None:
+        line = [str(launcher), "-n", str(ranks), sys.executable, "-m", "ddpbp", *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, env=os.environ | allowed)
+        if done.returncode:
+            raise ConfigError(f"{ranks} ranks cannot run: {done.stderr.strip()}")
+
+    return start
 
 
 def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, Any]:
@@ -249,24 +293,13 @@ def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, An
     ranks : str
         Numbers of ranks, as in "1,2,4".
     """
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", ranks):
-        raise ConfigError(f"--ranks {ranks}: expected numbers of ranks, as in 1,2,4")
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    if not mpiexec.exists():
-        raise ConfigError(f"no mpiexec beside {sys.executable}; pip install 'ddpbp[mpich]'")
+    counts, start = numbers("--ranks", ranks), mpiexec()
     found: dict[str, Any] = {"strong_scaling": [], "weak_scaling": []}
-    for count in map(int, ranks.split(",")):
+    for count in counts:
         for kind, batch in (("strong", config.batch_size), ("weak", config.batch_size * count)):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "bench.json"
-                line = [str(mpiexec), "-n", str(count), sys.executable, "-m", "ddpbp", "bench"]
-                line += [*settings, f"batch_size={batch}", "--json", str(file)]
-                environment = os.environ | {
-                    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"
-                }
-                done = subprocess.run(line, capture_output=True, text=True, env=environment)
-                if done.returncode:
-                    raise ConfigError(f"{count} ranks cannot run: {done.stderr.strip()}")
+                start(count, "bench", *settings, f"batch_size={batch}", "--json", str(file))
                 found[f"{kind}_scaling"].append(json.loads(file.read_text()))
     return found
 

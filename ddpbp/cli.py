@@ -392,6 +392,71 @@ def doctor(
         joined()
 
 
+@cli.command()
+@settings_arguments
+@click.option("--nodes", metavar="2,4,8", help="Numbers of hosts; by default powers of two.")
+@click.option(
+    "--ranks-per-node", type=click.IntRange(min=1), help="Of a host; by default as many as here."
+)
+@click.option(
+    "--bandwidth",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of the network between hosts, in Gbit/s, instead of what is measured.",
+)
+@click.option(
+    "--latency",
+    type=click.FloatRange(min=0),
+    default=50,
+    show_default=True,
+    help="With --bandwidth: of the network, in microseconds.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+def plan(
+    settings: tuple[str, ...],
+    seed: int | None,
+    epochs: int | None,
+    output: str | None,
+    nodes: str | None,
+    ranks_per_node: int | None,
+    bandwidth: float | None,
+    latency: float,
+    json_file: Path | None,
+) -> int:
+    """Predict steps on other numbers of ranks and hosts from what is measured on these.
+
+    CONFIG and KEY=VALUE are as for train. One process starts as many ranks as there are cores to
+    measure with; over several hosts start it under mpirun or srun.
+    """
+
+    def main(world: World) -> int:
+        config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
+        import msgspec
+
+        from ddpbp import plan
+
+        found = None
+        if world.world_size == 1 and launched() is None:
+            given = {"--nodes": nodes, "--ranks-per-node": ranks_per_node, "--bandwidth": bandwidth}
+            words = [f"{k}={v}" for k, v in given.items() if v is not None]
+            found = plan.plan_under_mpi(config, [*settings, *words, f"--latency={latency}"])
+        found = found or plan.plan(
+            config,
+            world,
+            nodes=nodes,
+            ranks_per_node=ranks_per_node or 0,
+            bytes_per_second=(bandwidth or 0.0) * 1e9 / 8,
+            latency_seconds=latency * 1e-6,
+        )
+        with world.together():
+            if world.rank == 0:
+                click.echo(plan.text(found))
+                if json_file:
+                    json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        return 0
+
+    return on_all_ranks(main)
+
+
 @cli.group()
 def config() -> None:
     """Show the settings."""

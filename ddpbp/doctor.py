@@ -148,7 +148,8 @@ def examine(
         found = check("canary", canary)
         if found:
             trainer, notes = found
-            check("shared memory", lambda: _memory(trainer, notes))
+            check("memory", lambda: _memory(trainer))
+            check("shared memory", lambda: _shared_memory(trainer, notes))
             check("reduction", lambda: _reduction(trainer))
             parameters = trainer.network.parameter_count
             check("cores", lambda: _cores(choose_threads(config, parameters, world), world))
@@ -267,7 +268,25 @@ def _leaves(config: Config, world: World) -> Row:
     return Row("pass", "ranks", found)
 
 
-def _memory(trainer: Any, notes: list[str]) -> Row:
+def _memory(trainer: Any) -> Row:
+    from ddpbp.dryrun import rank_bytes
+
+    world = trainer.world
+    needed = sum(
+        rank_bytes(trainer.config, trainer.dataset, trainer.network, world.world_size).values()
+    )
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    # The ranks of a host have allocated theirs already; what is left says how near the end is.
+    left, host = min(world.all_gather_object((free, world.host)))
+    found = f"{needed / 2**20:,.0f} MiB a rank; {left / 2**20:,.0f} MiB left on {host}"
+    if left < needed:
+        fix = "fewer ranks a host, a smaller batch_size or model.hidden"
+        return Row("warn", "memory", found, fix)
+    return Row("pass", "memory", found)
+
+
+def _shared_memory(trainer: Any, notes: list[str]) -> Row:
     world = trainer.world
     told = [note for found in world.all_gather_object(notes) for note in found]
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0

@@ -16,7 +16,7 @@ FLOORS = {
     "floor 0": {"nn", "data", "comm"},
     "floor 1": {"config", "runfolder", "model", "checkpoint", "stop", "metrics", "report", "build"},
     "floor 2": {"train", "trainer", "resume", "evaluate", "gradcheck", "dryrun"},
-    "floor 3": {"cli", "__main__", "bench", "doctor"},
+    "floor 3": {"cli", "__main__", "bench", "doctor", "plan"},
 }
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
 

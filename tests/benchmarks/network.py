@@ -73,7 +73,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
 
     def meet(run: Callable[[], None]) -> Callable[[], None]:
         def together() -> None:
-            world.comm.Barrier()  # type: ignore[attr-defined]
+            world.comm.Barrier()
             run()
 
         return together
