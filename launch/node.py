@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-# MPICH, Open MPI 5 and 4, Intel MPI: left behind when a rank was killed.
-LEFTOVERS = ("mpich_shm_*", "mpich_shar_tmp*", "sm_segment.*", "vader_segment.*", "Intel_MPI_*")
+# MPICH and its UCX, Open MPI 5 and 4, Intel MPI: left behind when a rank was killed.
+LEFTOVERS = ("mpich_shm_*", "ucx_shm_posix_*", "sm_segment.*", "vader_segment.*", "Intel_MPI_*")
 YOUNG_SECONDS = 1.0
 
 
