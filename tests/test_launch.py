@@ -287,10 +287,8 @@ def test_the_rank_that_failed_is_named_last(launcher, spoiled, tmp_path, fault, 
     assert " step " in first
     assert first.endswith(cause)
     if fault.startswith("raise"):
-        assert (lines[1], lines[-1]) == (
-            "Traceback (most recent call last):",
-            "ValueError: only here",
-        )
+        assert lines[1].startswith("Traceback")
+        assert "ValueError: only here" in lines[-3:]
     else:
         assert lines == []
     assert ended.stderr.count("Traceback") == fault.startswith("raise")
