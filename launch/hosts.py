@@ -180,15 +180,8 @@ class Machines:
         self.ssh = shlex.split(ssh or {"lsf": "blaunch"}.get(self.system, "ssh"))
         self.cores: dict[str, int] = {}
 
-    def ask(self, *what: str) -> dict[str, Any]:
-        """Run node.py on all hosts at once; the answer of one that cannot be used is a text."""
-        names = list(dict.fromkeys(host.name for host in self.hosts)) or ["localhost"]
-        with ThreadPoolExecutor(32) as pool:
-            answers = pool.map(lambda name: self._ask(name, what), names)
-            return dict(zip(names, answers, strict=True))
-
-    def _ask(self, name: str, what: Sequence[str]) -> Any:
-        words = [self._python, "-IS", "-", *what]
+    def _ask(self, name: str, paths: Sequence[str]) -> Any:
+        words = [self._python, "-IS", "-", *paths]
         if self.system == "slurm":
             words = ["srun", "--overlap", "--quiet", "-N1", "-n1", "--nodelist", name, *words]
         elif not is_here(name):
@@ -213,15 +206,18 @@ class Machines:
             return f"{lines[-1]} (try: {shlex.join(words[: words.index(self._python)])} true)"
 
     def probe(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Look at every host; return those that cannot be used, and why.
+        """Look at every host, and sweep it; return those that cannot be used, and why.
 
         Parameters
         ----------
         paths : sequence of Path
             What has to be there.
         """
+        names = list(dict.fromkeys(host.name for host in self.hosts)) or ["localhost"]
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda name: self._ask(name, [*map(str, paths)]), names))
         gone = {}
-        for name, answer in self.ask("probe", *map(str, paths)).items():
+        for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, str):
                 gone[name] = answer
             elif answer["missing"]:

@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import batch
@@ -73,59 +73,58 @@ def simulate(given: argparse.Namespace) -> int:
 
 def start(given: argparse.Namespace) -> int:
     """Start the ranks, again if need be; return the exit code of the last start."""
-    python = program(given)
-    library = mpi.find(python)
+    library = mpi.find(program(given))
     machines = Machines(given.hosts, given.hostfile, given.ssh, given.python)
     if gone := machines.probe([Path.cwd(), RANK]):
         raise LaunchError("; ".join(f"host {name}: {why}" for name, why in gone.items()))
-    arguments, restarts = given.arguments, 0
-    while True:
+    for restarts in range(given.max_restarts + 1):
         ranks = machines.place(given.n, given.ppn)
-        line, environment = mpi.command(
-            library, ranks, machines.ssh, shlex.split(given.mpi_args or ""), machines.system
-        )
-        listed = ",".join(f"{host}:{count}" for host, count in ranks.items())
-        line += [given.python, "-IS", str(RANK), "--hosts", listed]
-        line += [*([] if given.no_bind else ["--bind"]), "--", *python, "-m", "ddpbp", *arguments]
+        line, environment = command(given, library, machines, ranks)
         if given.dry_run:
             words = [shlex.join([f"{key}={value}"]) for key, value in environment.items()]
             sys.stdout.write(" ".join([*words, shlex.join(line)]) + "\n")
             return 0
         n = sum(ranks.values())
-        say(f"{n} rank{'s' * (n > 1)} on {listed} with {library}")
+        say(f"{n} rank{'s' * (n > 1)} on {listed(ranks)} with {library}")
         for host, count in ranks.items():
             if count > (cores := machines.cores[host]):
                 say(f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks")
         ended = Job(line, environment, n, output(given)).ended
-        if ended.code:
-            time.sleep(YOUNG_SECONDS)
-            machines.ask("sweep")
-        if ended.asked and ended.code == 128 + ended.asked:
-            name = signal.Signals(ended.asked).name
-            say(f"ended by {name}" + " for the second time" * ended.forced)
-            if training.is_training(arguments) and not ended.forced:
-                say("the training had not begun; nothing is lost")
-                ended.code = REQUEUE
-        elif ended.code:
-            explain(ended, python, arguments)
+        explain(ended, program(given), given.arguments)
         if ended.code == REQUEUE and given.requeue:
             requeue(machines.system)
-        if ended.code in FINAL or ended.asked or restarts == given.max_restarts:
-            return ended.code
-        gone = machines.probe([Path.cwd(), RANK])
+        if ended.agreed and ended.code in FINAL:
+            break
+        time.sleep(YOUNG_SECONDS)
+        gone = machines.probe([Path.cwd(), RANK])  # and sweep
         for name, why in gone.items():
             say(f"host {name} is gone: {why}")
+        machines.hosts = [host for host in machines.hosts if host.name not in gone]
+        left = sum(count for name, count in ranks.items() if name not in gone)
+        if ended.code in FINAL or ended.asked or not left or restarts == given.max_restarts:
+            break
         if gone and not given.elastic:
             say("not started again; --elastic goes on without hosts that are gone")
-            return ended.code
-        if gone:
-            machines.hosts = [host for host in machines.hosts if host.name not in gone]
-            given.n = sum(count for name, count in ranks.items() if name not in gone)
-            if not given.n:
-                return ended.code
-        restarts += 1
-        arguments = training.resumed(arguments)
-        say(f"restart {restarts} of {given.max_restarts}")
+            break
+        given.n, given.arguments = left, training.resumed(given.arguments)
+        say(f"restart {restarts + 1} of {given.max_restarts}")
+    return ended.code
+
+
+def listed(ranks: Mapping[str, int]) -> str:
+    """Write "h1:4,h2:2"."""
+    return ",".join(f"{host}:{count}" for host, count in ranks.items())
+
+
+def command(
+    given: argparse.Namespace, library: mpi.Mpi, machines: Machines, ranks: Mapping[str, int]
+) -> tuple[list[str], dict[str, str]]:
+    """Return the whole command line, and what is added to the environment."""
+    extra = shlex.split(given.mpi_args or "")
+    line, environment = mpi.command(library, ranks, machines.ssh, extra, machines.system)
+    line += [given.python, "-IS", str(RANK), "--hosts", listed(ranks)]
+    line += ["--bind"] * (not given.no_bind)
+    return [*line, "--", *program(given), "-m", "ddpbp", *given.arguments], environment
 
 
 def requeue(system: str) -> None:
@@ -150,9 +149,18 @@ def output(given: argparse.Namespace) -> Output:
 
 def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> None:
     """Say what went wrong and where, unless the ranks agreed and have said it themselves."""
+    if ended.asked and ended.code == 128 + ended.asked:
+        again = " for the second time" * ended.forced
+        say(f"ended by {signal.Signals(ended.asked).name}{again}")
+        if training.is_training(arguments) and not ended.forced:
+            say("the training had not begun; nothing is lost")
+            ended.code = REQUEUE
+        return
     if ended.agreed and not ended.held:
         return
     fault = training.fault(python, arguments)
+    if not any(ended.codes.values()):  # they were ended before they could tell
+        ended.code = fault.get("exit_code", ended.code)
     rank = fault.get("rank", ended.first_failed)
     if rank is None:
         for line in ended.said:

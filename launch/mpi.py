@@ -171,7 +171,9 @@ def _slurm_plugin(mpi: Mpi) -> str | None:
 
 def _srun(ranks: Mapping[str, int], plugin: str) -> list[str]:
     n, counts = sum(ranks.values()), set(ranks.values())
-    words = ["srun", f"--mpi={plugin}", "--kill-on-bad-exit=1", "--cpu-bind=none", f"--ntasks={n}"]
+    # What is left of a step on a lost host does not hold the others up: --overlap.
+    words = ["srun", f"--mpi={plugin}", "--kill-on-bad-exit=1", "--overlap", "--cpu-bind=none"]
+    words += [f"--ntasks={n}"]
     if len(counts) == 1:
         words += [f"--nodes={len(ranks)}", f"--ntasks-per-node={counts.pop()}"]
         return [*words, "--distribution=block", "--nodelist=" + ",".join(ranks)]

@@ -1,9 +1,7 @@
-"""What the launcher asks of a host: `python - WHAT ARGUMENTS...`, this file on standard input.
+"""What the launcher asks of a host: `python - PATH...`, this file on standard input.
 
-    probe PATH...   the cores there, and which of the paths are missing
-    sweep           remove what MPI left in /dev/shm
-
-The answer is one line of JSON. A host needs nothing but a Python for it.
+It answers with one line of JSON: the cores there, which of the paths are missing, and what was
+swept, which an earlier job had left in /dev/shm. A host needs nothing but a Python for it.
 """
 
 import json
@@ -13,17 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-# MPICH, Open MPI 5 and 4, Intel MPI: left behind when a rank was killed.
-LEFTOVERS = ("mpich_shm_*", "mpich_shar_tmp*", "sm_segment.*", "vader_segment.*", "Intel_MPI_*")
+# MPICH and its UCX, Open MPI 5 and 4, Intel MPI: left behind when a rank was killed.
+LEFTOVERS = ("mpich_shm_*", "ucx_shm_posix_*", "sm_segment.*", "vader_segment.*", "Intel_MPI_*")
 YOUNG_SECONDS = 1.0
-
-
-def probe(paths: list[str]) -> dict[str, Any]:
-    """Look at this host."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "missing": [path for path in paths if not Path(path).exists()],
-    }
 
 
 def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
@@ -54,6 +44,14 @@ def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
     return [file.name for file in removed]
 
 
+def probe(paths: list[str]) -> dict[str, Any]:
+    """Look at this host, and sweep it."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "missing": [path for path in paths if not Path(path).exists()],
+        "swept": sweep(),
+    }
+
+
 if __name__ == "__main__":
-    what, arguments = sys.argv[1], sys.argv[2:]
-    print(json.dumps(probe(arguments) if what == "probe" else {"swept": sweep()}))  # noqa: T201
+    sys.stdout.write(json.dumps(probe(sys.argv[1:])))

@@ -21,7 +21,7 @@ from rank import die_with_parent
 TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REQUEUE = 75
 SECOND_SECONDS = 2.0  # schedulers tell every process: one request may arrive several times
-GRACE_SECONDS = 5.0  # from the first rank that failed to the end of all
+GRACE_SECONDS = 5.0  # from the first rank that failed, or the last one's end, to the end of all
 HELD_SECONDS = 10.0
 COLOURS = ("36", "33", "32", "35", "34", "31")
 
@@ -141,7 +141,7 @@ class Job:
     ) -> None:
         self.n, self.ended = n, Ended()
         self._output = output
-        self._asked_seconds = self._held_seconds = self._failed_seconds = math.inf
+        self._asked_seconds = self._held_seconds = self._over_seconds = math.inf
         self._holding = True
         self._lock = threading.Lock()
         before = {number: signal.signal(number, self._told) for number in TOLD}
@@ -161,6 +161,8 @@ class Job:
                 signal.signal(number, handler)
             output.close()
         self.ended.code = self._code(self._process.returncode)
+        if not self.ended.code:
+            self._release()
 
     def _told(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -169,7 +171,7 @@ class Job:
         elif now - self._asked_seconds > SECOND_SECONDS:
             self.ended.forced = True
             self._process.terminate()
-            self._failed_seconds = min(self._failed_seconds, now)
+            self._over_seconds = min(self._over_seconds, now)
 
     def _wait(self) -> None:
         readers = [
@@ -187,7 +189,7 @@ class Job:
                 self._process.send_signal(signal.SIGUSR1)  # earlier it could be lost
                 passed_on = True
             now = time.monotonic()
-            if now - self._failed_seconds > GRACE_SECONDS:  # it waits for a host that is gone
+            if now - self._over_seconds > GRACE_SECONDS:  # it waits for a host that is gone
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             if now - self._held_seconds > HELD_SECONDS and self._holding:  # it was not the end
@@ -210,8 +212,8 @@ class Job:
             self.ended.hosts[rank] = text.partition(" ")[0]
         elif kind == "end":
             self.ended.codes[rank] = int(text)
-            if int(text) not in (0, REQUEUE):
-                self._failed_seconds = min(self._failed_seconds, time.monotonic())
+            if int(text) not in (0, REQUEUE) or len(self.ended.codes) == self.n:
+                self._over_seconds = min(self._over_seconds, time.monotonic())
         else:
             self._output.log(rank, text)
             if kind == "err" and _ECHO.match(text):
@@ -238,9 +240,10 @@ class Job:
             return 128 + self.ended.asked
         if told:
             return told[0]
-        if returned:
+        if returned and len(self.ended.codes) < self.n:
             # MPICH's mpiexec says n for a rank killed by signal n, Open MPI's 128 + n.
             killed = -returned if returned < 0 else returned if 4 < returned < 32 else 0
-            return 128 + killed if killed else returned
+            code = 128 + killed if killed else returned
+            return code if code <= 4 or code == REQUEUE or 128 < code < 192 else 1
         # Open MPI ends a job that lost a host with 0.
         return 0 if len(self.ended.codes) == self.n else 1

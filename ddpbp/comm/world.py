@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -277,6 +278,7 @@ class MpiWorld(World):
         return self.comm.bcast(value)
 
     def abort(self, code: int) -> None:
+        time.sleep(0.2)  # the launcher has to pass on what was said before it hears of the end
         self.comm.Abort(code)
 
 
