@@ -1,5 +1,6 @@
 """The command line: parse, call, exit code. Heavy modules load inside the commands."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -154,6 +155,7 @@ def _settings(world: World, settings: Sequence[str], flags: dict[str, Any]) -> C
     metavar="N",
     help="With --dry-run: plan for N ranks, and say whether they can run.",
 )
+@click.option("--print-config", is_flag=True, help="Print the resolved settings as TOML only.")
 @click.option("--fast-dev-run", is_flag=True, help="One batch of everything; nothing is written.")
 def train(
     settings: tuple[str, ...],
@@ -168,6 +170,7 @@ def train(
     bar: bool | None,
     dry_run: bool,
     ranks: int | None,
+    print_config: bool,
     fast_dev_run: bool,
 ) -> int:
     """Train a network; rank 0 reports and writes the run folder.
@@ -189,6 +192,9 @@ def train(
 
     def main(world: World) -> int:
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
+        if print_config:
+            click.echo(to_toml(config), nl=False)
+            return 0
         if dry_run:
             from ddpbp.dryrun import describe
 
@@ -326,6 +332,21 @@ def bench(
         return 0
 
     return on_all_ranks(main)
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def launch(words: tuple[str, ...]) -> None:
+    """Start several ranks: here, on hosts, in an allocation, as a batch job (launch --help)."""
+    package = Path(__file__).parent
+    for folder in (package / "launch", package.parent / "launch"):  # installed, or a checkout
+        if (folder / "launch.py").is_file():
+            sys.stdout.flush()
+            os.execv(sys.executable, [sys.executable, str(folder / "launch.py"), *words])
+    raise ConfigError("the launcher is not part of this installation; reinstall ddpbp")
 
 
 @cli.command()

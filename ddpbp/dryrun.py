@@ -67,6 +67,7 @@ def rank_bytes(config: Config, dataset: Dataset, network: Network, ranks: int) -
     held = [part for part in (dataset.train, dataset.validation, dataset.test) if part]
     return {
         "weights, gradient sums, optimizer": (1 + nodes + state) * parameters * item,
+        "copy to be saved (rank 0)": (1 + state) * parameters * item,
         "activations": 3 * sum(network.sizes) * rows * item,
         "data": sum(part.x.nbytes + part.y.nbytes for part in held),
     }

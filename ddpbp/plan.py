@@ -364,7 +364,7 @@ def plan(
     dataset = open_dataset(config, world)
     layout = _layout(config, dataset)
     (leaves,) = layout.leaf_counts
-    here = max(world.node_sizes) if world.world_size > 1 else threads.cores()
+    here = max(world.node_sizes) if world.world_size > 1 else threads.cores(world)
     ranks_per_node = min(ranks_per_node or here, leaves)
     connected = world.node_count > 1 or bytes_per_second > 0
     hosts = numbers("--nodes", nodes) or [2**i for i in range(1, leaves.bit_length())]
@@ -446,7 +446,7 @@ def plan_under_mpi(config: Config, arguments: Sequence[str]) -> dict[str, Any] |
     `arguments` are those of this command.
     """
     leaves = tree.leaf_count(config.batch_size, config.leaf_size)
-    count = min(threads.cores(), leaves)
+    count = min(threads.cores(World()), leaves)
     if count < 2:
         return None
     try:

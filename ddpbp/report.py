@@ -121,8 +121,13 @@ class Printed(Report):
         self.say("  ".join(shown))
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(msgspec.json.encode(record) + b"\n")
+        except OSError as error:
+            name, self._file = self._file.name, None
+            self.say(f"warning: {name} cannot be written: {error.strerror}; going on without it")
 
     def end(self) -> None:
         if self._bar is not None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,7 +160,7 @@ def write_fault(folder: Path, fault: dict[str, Any]) -> bool:
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     text = msgspec.json.format(msgspec.json.encode({**fault, "time": now}), indent=2) + b"\n"
-    temporary = folder / f".{FAULT}.{socket.gethostname()}.{os.getpid()}.tmp"
+    temporary = folder / f".{FAULT}.{socket.gethostname()}.{threading.get_native_id()}.tmp"
     try:
         temporary.write_bytes(text)
         try:

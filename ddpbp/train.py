@@ -33,6 +33,7 @@ from ddpbp.trainer import Trainer
 
 # Below this many operations a leaf (6 per parameter and example) threads gained nothing: measured.
 THREAD_FLOPS = 300_000_000
+SPEAK_SECONDS = 2.0
 
 
 def require_enough_leaves(config: Config, world_size: int) -> None:
@@ -153,7 +154,7 @@ def choose_threads(config: Config, parameters: int, world: World) -> int:
         require_enough_leaves(config, world.world_size * config.threads)
         return config.threads
     big = 6 * parameters * config.leaf_size >= THREAD_FLOPS
-    mine = min(threads.cores() // world.local_size, leaves) if big else 1
+    mine = min(threads.cores(world), leaves) if big else 1
     fewest: int = min(world.all_gather_object(max(1, mine)))
     return fewest
 
@@ -406,7 +407,9 @@ def told(folder: Path | None, trainer: Trainer) -> Iterator[None]:
             "cause": str(error) if shared else f"{type(error).__name__}: {error}",
             "exit_code": error.code if isinstance(error, DdpbpError) else 1,
         }
+        error.add_note("rank {rank} on {host}, step {step}, phase {phase}".format(**fault))
         if not write_fault(folder, fault) and not shared:
+            time.sleep(SPEAK_SECONDS)  # the other one ends all of us when it has spoken
             raise SystemExit(1) from None
         raise
 

@@ -1,60 +1,182 @@
-"""Start a training on several processes of this machine, or of the hosts in a file.
+"""Start ddpbp on several processes: here, on hosts, in an allocation, or as a batch job.
 
-    python launch/launch.py -n 4 train configs/fashion-mnist.toml
-    python launch/launch.py -n 8 --hostfile hosts train ...
+    ddpbp launch -n 4 train configs/fashion-mnist.toml
+    ddpbp launch --hosts h1:4,h2:4 train ...
+    ddpbp launch --slurm --nodes 4 --ppn 32 --time 2:00:00 train ...
 
-It runs `python -m ddpbp ...` under the `mpiexec` that stands beside this Python, so that launcher
-and library belong together; without one there, the one on PATH. It knows nothing of training.
+In a checkout, `python launch/launch.py` is the same. Behind the options stands any command of
+ddpbp. Options that are not given are taken from launch.toml in this folder, if there is one.
 """
 
 import argparse
 import os
-import shutil
+import shlex
+import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import batch
+import hosts
+import mpi
+import options
+import training
+from hosts import LaunchError, Machines
+from node import YOUNG_SECONDS
+from supervise import REQUEUE, Ended, Job, Output
 
-def mpiexec() -> str:
-    """Find the launcher of this Python's MPI; end with one message if there is none."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
-        sys.exit(
-            f"launch: no mpiexec beside {sys.executable} nor on PATH; "
-            "install one with: pip install 'ddpbp[mpich]'"
-        )
-    return found
-
-
-def command(ranks: int, hostfile: Path | None, arguments: list[str]) -> list[str]:
-    """Return the command line that starts `ranks` processes of ddpbp."""
-    hosts = ["-hostfile", str(hostfile)] if hostfile else []
-    return [mpiexec(), "-n", str(ranks), *hosts, sys.executable, "-m", "ddpbp", *arguments]
+RANK = Path(__file__).resolve().with_name("rank.py")
+# Done, wrong use, diverged, to be continued: another start would end the same way.
+FINAL = (0, 2, 3, REQUEUE)
 
 
-def main() -> None:
-    """Parse, say what is started, and become it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-n", type=int, default=os.cpu_count(), help="ranks (default: all cores)")
-    parser.add_argument("--hostfile", type=Path, help="hosts, as the MPI library writes them")
-    parser.add_argument("--dry-run", action="store_true", help="print the command only")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="train ..., eval ...")
-    given = parser.parse_args()
-    if given.hostfile and not given.hostfile.is_file():
-        parser.error(f"--hostfile {given.hostfile}: no such file")
-    line = command(given.n, given.hostfile, given.arguments or ["train"])
-    # Open MPI refuses root and more ranks than cores unless told; MPICH does not look at these.
-    os.environ.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
-    if os.geteuid() == 0:
-        os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        os.environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    sys.stderr.write("launch: " + " ".join(line) + "\n")
+def say(text: str) -> None:
+    """Tell the user something, apart from what the ranks say."""
+    sys.stdout.flush()
+    sys.stderr.write(f"launch: {text}\n")
     sys.stderr.flush()
-    if not given.dry_run:
-        os.execv(line[0], line)
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what the words ask for; return the exit code."""
+    try:
+        given = options.parse(words, __doc__)
+        for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
+            if name in os.environ:
+                raise LaunchError(f"{name} is set: launch starts the ranks, no mpirun before it")
+        if given.batch:
+            sys.stdout.write(batch.submit(given, program(given)))
+            return 0
+        return simulate(given) if given.simulate else start(given)
+    except LaunchError as error:
+        say(str(error))
+        return 2
+
+
+def program(given: argparse.Namespace) -> list[str]:
+    """Return how the Python of a rank is called."""
+    return ["apptainer", "exec", given.container, "python"] if given.container else [given.python]
+
+
+def simulate(given: argparse.Namespace) -> int:
+    """Become one process that holds all ranks."""
+    line = [*program(given), "-m", "ddpbp", *given.arguments, "--simulate-ranks", str(given.n or 2)]
+    if given.dry_run:
+        sys.stdout.write(shlex.join(line) + "\n")
+        return 0
+    try:
+        os.execvp(line[0], line)
+    except OSError as error:
+        raise LaunchError(f"{line[0]}: {error.strerror}") from None
+
+
+def start(given: argparse.Namespace) -> int:
+    """Start the ranks, again if need be; return the exit code of the last start."""
+    python = program(given)
+    library = mpi.find(python)
+    machines = Machines(given.hosts, given.hostfile, given.ssh, given.python)
+    if gone := machines.probe([Path.cwd(), RANK]):
+        raise LaunchError("; ".join(f"host {name}: {why}" for name, why in gone.items()))
+    arguments, restarts = given.arguments, 0
+    while True:
+        ranks = machines.place(given.n, given.ppn)
+        line, environment = mpi.command(
+            library, ranks, machines.ssh, shlex.split(given.mpi_args or ""), machines.system
+        )
+        listed = ",".join(f"{host}:{count}" for host, count in ranks.items())
+        line += [given.python, "-IS", str(RANK), "--hosts", listed]
+        line += [*([] if given.no_bind else ["--bind"]), "--", *python, "-m", "ddpbp", *arguments]
+        if given.dry_run:
+            words = [shlex.join([f"{key}={value}"]) for key, value in environment.items()]
+            sys.stdout.write(" ".join([*words, shlex.join(line)]) + "\n")
+            return 0
+        n = sum(ranks.values())
+        say(f"{n} rank{'s' * (n > 1)} on {listed} with {library}")
+        for host, count in ranks.items():
+            if count > (cores := machines.cores[host]):
+                say(f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks")
+        ended = Job(line, environment, n, output(given)).ended
+        if ended.code:
+            time.sleep(YOUNG_SECONDS)
+            machines.ask("sweep")
+        if ended.asked and ended.code == 128 + ended.asked:
+            name = signal.Signals(ended.asked).name
+            say(f"ended by {name}" + " for the second time" * ended.forced)
+            if training.is_training(arguments) and not ended.forced:
+                say("the training had not begun; nothing is lost")
+                ended.code = REQUEUE
+        elif ended.code:
+            explain(ended, python, arguments)
+        if ended.code == REQUEUE and given.requeue:
+            requeue(machines.system)
+        if ended.code in FINAL or ended.asked or restarts == given.max_restarts:
+            return ended.code
+        gone = machines.probe([Path.cwd(), RANK])
+        for name, why in gone.items():
+            say(f"host {name} is gone: {why}")
+        if gone and not given.elastic:
+            say("not started again; --elastic goes on without hosts that are gone")
+            return ended.code
+        if gone:
+            machines.hosts = [host for host in machines.hosts if host.name not in gone]
+            given.n = sum(count for name, count in ranks.items() if name not in gone)
+            if not given.n:
+                return ended.code
+        restarts += 1
+        arguments = training.resumed(arguments)
+        say(f"restart {restarts} of {given.max_restarts}")
+
+
+def requeue(system: str) -> None:
+    """Put the job that this runs in back into the queue."""
+    if system != "slurm":
+        raise LaunchError("--requeue is for a Slurm job; the templates of PBS and LSF do it there")
+    hosts.ask(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+
+
+def output(given: argparse.Namespace) -> Output:
+    """Return where the ranks' lines go."""
+    try:
+        if given.log_dir:
+            given.log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LaunchError(f"--log-dir {given.log_dir}: {error.strerror}") from None
+    colour = given.color == "always" or (
+        given.color != "never" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    )
+    return Output(given.show or "all", given.log_dir, colour=colour)
+
+
+def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> None:
+    """Say what went wrong and where, unless the ranks agreed and have said it themselves."""
+    if ended.agreed and not ended.held:
+        return
+    fault = training.fault(python, arguments)
+    rank = fault.get("rank", ended.first_failed)
+    if rank is None:
+        for line in ended.said:
+            say(line)
+        silent = sorted(set(ended.hosts) - set(ended.codes))
+        ranks = ", ".join(f"{rank} on {ended.hosts[rank]}" for rank in silent)
+        heard = f"nothing was heard of the end of rank {ranks}" if ranks else "no rank started"
+        say(f"{heard}; exit code {ended.code}")
+        return
+    host = ended.hosts.get(rank, fault.get("host", "?"))
+    code = ended.codes.get(rank, ended.code)
+    where = f"rank {rank} on {host}"
+    if "step" in fault:
+        seen = f"step {fault['step']}, {fault['phase']}" if "phase" in fault else ""
+        where += f", {seen or 'after step ' + str(fault['step'])}"
+    what = f"{where}: {fault.get('cause', 'failed')}"
+    if code > 128:
+        what = f"{where}: killed by signal {code - 128} ({signal.Signals(code - 128).name})"
+    elif "last seen" in fault.get("cause", ""):  # by the others: they have named all
+        what = fault["cause"]
+    say(f"{what}; exit code {code}")
+    for line in ended.held.get(rank, []):
+        sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -267,6 +267,9 @@ Trainer.train_step = flipping
         *(3, tmp_path / "driver.py", "train", "check_every_steps=10", f"output={tmp_path}/run")
     )
     assert_ended(ended, 4, f"step 10: theta: rank 1 on {os.uname().nodename} (")
+    fault = json.loads((tmp_path / "run/fault.json").read_text())
+    assert (fault["step"], fault["exit_code"]) == (10, 4)
+    assert fault["cause"] in ended.stderr
 
 
 RAISING = """
@@ -275,7 +278,7 @@ from ddpbp.cli import run
 from ddpbp.train import Trainer
 step = Trainer.train_step
 def raising(self, batch):
-    if self.world.rank == 1 and self.step == 3:
+    if self.world.rank in {ranks} and self.step == 3:
         raise ValueError("only here")
     return step(self, batch)
 Trainer.train_step = raising
@@ -283,20 +286,27 @@ sys.exit(run(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.parametrize("raising", ["{1}", "{0, 1, 2, 3}"], ids=["one", "all"])
 @pytest.mark.parametrize(
     ("ranks", "arguments"),
     [(3, []), (1, ["--simulate-ranks", "3"]), (1, ["threads=3"]), (2, ["threads=2"])],
     ids=["processes", "simulated", "threads", "both"],
 )
-def test_exception_on_one_rank_ends_all(mpirun, python, tmp_path, ranks, arguments):
-    driver = tmp_path / "driver.py"
-    driver.write_text(RAISING)
-    arguments = [driver, f"output={tmp_path / 'run'}", *arguments]
+def test_an_exception_ends_all_ranks_and_is_told_once(
+    mpirun, python, tmp_path, ranks, arguments, raising
+):
+    driver, out = tmp_path / "driver.py", tmp_path / "run"
+    driver.write_text(RAISING.format(ranks=raising))
+    arguments = [driver, f"output={out}", *arguments]
     ended = python(*arguments) if ranks == 1 else mpirun(ranks, *arguments)
     assert ended.returncode != 0
     assert ended.seconds < 10
     assert ended.stderr.count("ddpbp: rank ") == 1, ended.stderr
     assert ended.stderr.count("ValueError: only here") == 1
+    fault = json.loads((out / "fault.json").read_text())
+    assert fault["rank"] in {0, 1, 2, 3}
+    assert (fault["step"], fault["cause"]) == (3, "ValueError: only here")
+    assert "\nrank {rank} on {host}, step {step}, phase {phase}\n".format(**fault) in ended.stderr
 
 
 def test_eval_without_test_data_says_so(tmp_path, capsys):

@@ -74,6 +74,7 @@ def test_a_killed_rank_is_told_in_the_run_folder(mpirun, tmp_path):
 NO_ALARM = """
 import os, subprocess, sys, time
 from ddpbp.cli import run
+from ddpbp.comm import heartbeat
 from ddpbp.evaluate import Evaluator
 from ddpbp.trainer import Trainer
 score, step = Evaluator.score, Trainer.train_step
@@ -86,10 +87,14 @@ def frozen(self, batch):
         if self.world.rank == 0:
             subprocess.Popen(["sh", "-c", f"kill -STOP {ranks}; sleep 3; kill -CONT {ranks}"])
     return step(self, batch)
+def refused(*arguments):
+    raise ConnectionRefusedError
 if sys.argv[1] == "slow":
     Evaluator.score = slow
-else:
+elif sys.argv[1] == "frozen":
     Trainer.train_step = frozen
+else:
+    heartbeat.Heartbeat._call, heartbeat.CONNECT_SECONDS = refused, 0.2
 sys.exit(run(sys.argv[2:]))
 """
 
@@ -102,6 +107,15 @@ def test_a_slow_evaluation_or_a_pause_of_all_is_no_stall(mpirun, tmp_path, what)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.seconds > 3
     assert not (tmp_path / "run/fault.json").exists()
+
+
+def test_a_rank_that_cannot_be_watched_is_told(mpirun, tmp_path):
+    (tmp_path / "driver.py").write_text(NO_ALARM)
+    command = ["train", "epochs=1", f"output={tmp_path / 'run'}"]
+    ended = mpirun(3, tmp_path / "driver.py", "refused", *command)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = f"note: rank 1 on {HOST}, rank 2 on {HOST} cannot reach rank 0 by TCP"
+    assert ended.stdout.count(told) == 1
 
 
 @pytest.fixture
@@ -130,6 +144,7 @@ def test_a_host_that_is_cut_off_is_named(own_hosts, tmp_path):
         while not (metrics.exists() and metrics.stat().st_size > 1000):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        time.sleep(1.0)  # until rank 0 has heard that they are training: loading may take longer
         own_hosts.cut("h3")
         began = time.monotonic()
         try:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import selectors
 import socket
 import struct
@@ -128,9 +127,12 @@ class Heartbeat:
     def __init__(self, world: World, stall_seconds: float, leave: Callable[[Fault], bool]) -> None:
         self._world, self._stall_seconds, self._leave = world, stall_seconds, leave
         self._interval_seconds = min(1.0, stall_seconds / 5)
-        self._on = stall_seconds > 0 and world.world_size > 1
+        # Simulated ranks are one process: there is nobody else to answer.
+        self._on = stall_seconds > 0 and world.world_size > 1 and world.shares_memory
         self._me = _Peer(world.rank, world.host, None)
         self._peers: list[_Peer] = []  # of rank 0: all others; of the others: rank 0
+        self._stacks: dict[int, str] = {}
+        self._ending = False
         self.notes: list[str] = []
 
     def __enter__(self) -> Self:
@@ -157,6 +159,9 @@ class Heartbeat:
         self._thread.join()
         for peer in self._peers:
             peer.send({"bye": True})
+            if peer.connection:  # closed with something unread, it would be reset, the word lost
+                with contextlib.suppress(OSError):
+                    peer.receive()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
@@ -168,7 +173,7 @@ class Heartbeat:
         world = self._world
         if world.rank == 0:
             with socket.create_server(("", 0), backlog=world.world_size) as server:
-                offer = (_addresses(), server.getsockname()[1], secrets.token_hex(16))
+                offer = ([*_addresses(), world.host], server.getsockname()[1], os.urandom(16).hex())
                 world.broadcast(offer)
                 end = time.monotonic() + CONNECT_SECONDS + 1.0
                 while len(self._peers) < world.world_size - 1 and time.monotonic() < end:
@@ -242,7 +247,7 @@ class Heartbeat:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             peer.connection = None
-            if not peer.left:
+            if not peer.left and not self._ending:
                 self._finish(
                     [peer.fault(0, "has ended without a word (killed? out of memory?)", 1)], []
                 )
@@ -263,12 +268,17 @@ class Heartbeat:
     def _judge(self, now: float) -> None:
         """End all if somebody is silent, or stuck."""
         watched = [peer for peer in self._peers if not peer.left]
-        # Rank 0 is to speak first, where it can.
-        patience = self._stall_seconds + (2 * self._interval_seconds if self._world.rank else 0.0)
-        silent = [peer for peer in watched if now - peer.heard_seconds > patience]
-        if silent:
-            what = f"has not answered for {patience:.0f} s (stopped, or cut off)"
-            self._finish([peer.fault(0, what, 4) for peer in silent], [])
+        extra = 2 * self._interval_seconds if self._world.rank else 0.0  # rank 0 shall speak first
+        faults = []
+        for peer in watched:
+            # Code that loads data may keep the interpreter to itself.
+            loads = not peer.beats or peer.beats[0][1] == "start"
+            silence_seconds = now - peer.heard_seconds
+            if silence_seconds > self._stall_seconds * (SLOW if loads else 1.0) + extra:
+                what = f"has not answered for {silence_seconds:.0f} s (stopped, or cut off)"
+                faults.append(peer.fault(0, what, 4))
+        if faults:
+            self._finish(faults, [])
         if self._world.rank:
             return
         if any(now - peer.heard_seconds > 3 * self._interval_seconds for peer in watched):
@@ -280,7 +290,8 @@ class Heartbeat:
             if peer.stands(i, now, self._stall_seconds) and not peer.waits(i)
         ]
         what = "does not get on"
-        if not stuck and all(
+        everybody = len(watched) == self._world.world_size - 1
+        if everybody and all(
             p.waits(i) and p.stands(i, now, self._stall_seconds) for p, i in ranks
         ):
             first = min(peer.beats[i][0] for peer, i in ranks)
@@ -296,9 +307,11 @@ class Heartbeat:
 
     def _finish(self, faults: list[Fault], stuck: list[_Peer]) -> NoReturn:
         """Say who is at fault, if no other process has, and end all."""
+        self._ending = True
         code = faults[0]["exit_code"]
         first = self._leave({**faults[0], "cause": "; ".join(f["cause"] for f in faults)})
-        self._stacks: dict[int, str] = {0: _stacks()} if self._me in stuck else {}
+        if self._me in stuck:
+            self._stacks[0] = _stacks()
         for peer in self._peers:
             peer.send({"end": code, "stack": peer in stuck})
         end = time.monotonic() + 1.0

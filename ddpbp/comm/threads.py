@@ -175,6 +175,8 @@ def run(world: World, size: int, main: Callable[[World], Result]) -> Result:
     return results[0]
 
 
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def cores(world: World) -> int:
+    """Return the cores there are for each process of this node, bound to its own or sharing all."""
+    seen = world.all_gather_object((world.node, os.sched_getaffinity(0)))
+    together = set().union(*(cores for node, cores in seen if node == world.node))
+    return len(together) // world.local_size

@@ -8,6 +8,7 @@ settled after the configuration has been shared.
 import os
 import pickle
 import re
+import signal
 import socket
 import threading
 import warnings
@@ -204,8 +205,12 @@ class MpiWorld(World):
         if by_open_mpi and "Open MPI" not in library:  # its MPI_Init would end the process
             raise ConfigError(f"started by Open MPI's mpirun, but MPI is {library}: {another}")
         if not MPI.Is_initialized():
+            # MPICH takes SIGUSR1 for itself; a request that comes meanwhile would be lost.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
             with warnings.catch_warnings(action="ignore"):  # the fault it warns of is told below
                 MPI.Init_thread()
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         comm: MPI.Intracomm = MPI.COMM_WORLD
         if expected is not None and expected != comm.size:
             raise ConfigError(

@@ -119,7 +119,10 @@ def leftovers(folder: Path, *, complete: bool) -> list[str]:
     while processes(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
     found += [f"process {pid}" for pid in processes(folder)]
-    found += [f"segment {path}" for path in Path("/dev/shm").glob("ddpbp.*")]
+    segments = set(Path("/dev/shm").glob("ddpbp.*"))
+    if segments:  # another job may just be mapping one
+        time.sleep(1.0)
+        found += [f"segment {path}" for path in segments if path.exists()]
     for path in steps_in(folder / "checkpoints").values():
         try:
             read(path)

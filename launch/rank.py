@@ -1,0 +1,124 @@
+"""One rank of a job: give it its cores, label what it says, tell how it ended.
+
+    mpiexec -n 3 python rank.py --hosts h1:2,h2:1 -- python -m ddpbp train
+
+Every line of the rank comes out whole, as `@RANK out ...` or `@RANK err ...`, between
+`@RANK start HOST PID` and `@RANK end CODE`. So the launcher knows who said what and who ended
+first, and how, whichever MPI passed it on.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+PR_SET_PDEATHSIG = 1
+
+
+def my_rank() -> int:
+    """Return this process's rank, as the library that started it says."""
+    for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def place(rank: int, hosts: str) -> tuple[int, int]:
+    """Return (local rank, ranks of this host) where `hosts` ("h1:2,h2:1") are filled in turn."""
+    for host in hosts.split(","):
+        count = int(host.rpartition(":")[2])
+        if rank < count:
+            return rank, count
+        rank -= count
+    return 0, 1
+
+
+def bind(local_rank: int, local_size: int) -> None:
+    """Keep this process to its share of the cores, neighbours together; nothing if too few."""
+    cores = sorted(os.sched_getaffinity(0), key=_position)
+    first, end = (len(cores) * r // local_size for r in (local_rank, local_rank + 1))
+    if local_size <= len(cores):
+        os.sched_setaffinity(0, cores[first:end])
+
+
+def _position(cpu: int) -> tuple[int, int, int]:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        package, core = (
+            int((topology / name).read_text()) for name in ("physical_package_id", "core_id")
+        )
+    except (OSError, ValueError):
+        return 0, cpu, cpu
+    return package, core, cpu
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal to this process when the one that started it is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+def say(label: str, line: bytes) -> None:
+    """Write one whole line to the launcher."""
+    os.write(1, label.encode() + line.rstrip(b"\n") + b"\n")
+
+
+def main() -> int:
+    """Run the command after `--` as one rank; return its exit code, 128 + n for signal n."""
+    split = sys.argv.index("--")
+    options, command = sys.argv[1:split], sys.argv[split + 1 :]
+    rank = my_rank()
+    die_with_parent()  # Open MPI's ranks would outlive a killed mpirun
+    if "--bind" in options:
+        bind(*place(rank, options[options.index("--hosts") + 1]))
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            close_fds=False,  # the library talks to its launcher through an inherited one
+            preexec_fn=die_with_parent,
+        )
+    except OSError as error:
+        say(f"@{rank} err ", f"{command[0]}: {error.strerror}".encode())
+        return 127
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    say(f"@{rank} start ", f"{socket.gethostname()} {child.pid}".encode())
+
+    def relay(stream: IO[bytes], label: str) -> None:
+        for line in stream:
+            say(label, line)
+
+    assert child.stdout
+    assert child.stderr
+    relays = [
+        threading.Thread(target=relay, args=(child.stdout, f"@{rank} out "), daemon=True),
+        threading.Thread(target=relay, args=(child.stderr, f"@{rank} err "), daemon=True),
+    ]
+    for thread in relays:
+        thread.start()
+    code = child.wait()
+    for thread in relays:
+        thread.join(2)  # a process that the rank left behind may hold the pipes
+    code = 128 - code if code < 0 else code
+    say(f"@{rank} end ", str(code).encode())
+    if code:
+        time.sleep(0.2)  # the library has to pass this on before it hears of the end
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""All that the launcher knows of `ddpbp train`: how to ask it, and how to resume."""
+
+import json
+import subprocess
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hosts import LaunchError
+
+
+def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]:
+    line = [*python, "-m", "ddpbp", *words, "--no-mpi"]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def is_training(arguments: Sequence[str]) -> bool:
+    """Tell whether this is a training: what can be planned, and resumed after a stop."""
+    return arguments[0] == "train"
+
+
+def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
+    """See that so many ranks can run this training, before it waits in a queue.
+
+    Raises
+    ------
+    LaunchError
+        With ddpbp's own words.
+    """
+    if is_training(arguments):
+        asked = _ask(python, *arguments, "--dry-run", "--ranks", str(ranks))
+        if asked.returncode:
+            raise LaunchError(asked.stderr.strip().removeprefix("ddpbp: "))
+
+
+def resumed(arguments: Sequence[str]) -> list[str]:
+    """Return the command that goes on where this one was interrupted."""
+    if not is_training(arguments) or "--resume" in arguments:
+        return list(arguments)
+    return [*(word for word in arguments if word != "--overwrite"), "--resume", "auto"]
+
+
+def fault(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what the run folder tells of a failed training: its fault, or its last step."""
+    if not is_training(arguments):
+        return {}
+    asked = _ask(python, *arguments, "--print-config")
+    try:
+        folder = Path(tomllib.loads(asked.stdout)["output"])
+        if (folder / "fault.json").exists():
+            return dict(json.loads((folder / "fault.json").read_text()))
+        last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+        return {"step": json.loads(last)["step"]}
+    except (KeyError, IndexError, OSError, ValueError):
+        return {}
