@@ -1,7 +1,9 @@
 """The command line: parse, call, exit code. Heavy modules load inside the commands."""
 
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +39,15 @@ def run(arguments: Sequence[str]) -> int:
     except DdpbpError as error:  # before there was a world: every process has it
         if first:
             _complain(error)
+        _leave_together(found)
         return error.code
+
+
+def _leave_together(found: tuple[int, int] | None) -> None:
+    """Let rank 0 speak, and all end with their own code, though the launcher ends all with one."""
+    if found is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(0.5)
 
 
 def _complain(error: DdpbpError) -> None:
@@ -387,6 +397,7 @@ def doctor(
     except ConfigError as error:  # launcher and library do not fit: there is no world
         if first:
             click.echo(doctor.launcher_fault(error))
+        _leave_together(found)
         return 1
     finally:
         joined()

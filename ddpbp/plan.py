@@ -111,7 +111,10 @@ class _Traced(TimedTrainer):
 def measure_compute(config: Config, dataset: Dataset, leaves: int, world: World) -> Compute:
     """Measure the step of a rank with so many leaves, on all ranks of `world` at once."""
     examples = min(leaves * config.leaf_size, config.batch_size, len(dataset.train))
-    mine = msgspec.structs.replace(config, batch_size=examples, micro_batch_size=config.leaf_size)
+    standing = msgspec.structs.replace(config.optimizer, learning_rate=1e-12)  # none diverges
+    mine = msgspec.structs.replace(
+        config, batch_size=examples, micro_batch_size=config.leaf_size, optimizer=standing
+    )
     trainer = _Traced(mine, dataset, World())
     first = run_steps(trainer, 3)["step"]
     steps = world.broadcast(max(2, int(MEASURE_SECONDS / REPEATS / first)))

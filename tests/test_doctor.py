@@ -72,6 +72,13 @@ def test_faults_are_told_with_their_fix(mpirun):
     assert "OMP_NUM_THREADS=4" in found["environment"][1]
 
 
+def test_srun_that_knows_another_mpi_is_told(slurm):
+    ended = slurm.run(["srun", "--mpi=none", "-K1", "-N2", "-n3", sys.executable, *DOCTOR])
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert failed(ended.stdout) == {"launcher"}
+    assert "--mpi=pmi2 for MPICH" in table(ended.stdout)["launcher"][1]
+
+
 FAULTS = {
     "canary": """
 from ddpbp import pin

@@ -24,7 +24,7 @@ def compute(leaves: int) -> Compute:
 
 
 def machine(bytes_per_second: float, slowdown: float = 1.0) -> Machine:
-    alone = {leaves: compute(leaves) for leaves in (8, 4, 2, 1)}
+    alone = {leaves: compute(leaves) for leaves in (8, 4, 3, 2, 1)}
     together = {leaves: one.slower(slowdown) for leaves, one in alone.items()}
     return Machine(Shape(1, 2), alone, together, 0.0, 0.0, 0.0, 0.0, bytes_per_second)
 
