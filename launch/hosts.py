@@ -14,6 +14,11 @@ from typing import Any, NamedTuple
 
 NODE = Path(__file__).with_name("node.py")
 SSH_SECONDS = 10
+# It never asks; a host that is cut off ends its connection, and so the mpiexec that waits for it.
+SSH_OPTIONS = [
+    *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"),
+    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2"),
+]
 
 
 class LaunchError(Exception):
@@ -178,6 +183,8 @@ class Machines:
         elif found := allocation():
             self.system, self.hosts = found
         self.ssh = shlex.split(ssh or {"lsf": "blaunch"}.get(self.system, "ssh"))
+        if Path(self.ssh[0]).name == "ssh":
+            self.ssh += SSH_OPTIONS
         self.cores: dict[str, int] = {}
 
     def _ask(self, name: str, paths: Sequence[str]) -> Any:
@@ -185,8 +192,7 @@ class Machines:
         if self.system == "slurm":
             words = ["srun", "--overlap", "--quiet", "-N1", "-n1", "--nodelist", name, *words]
         elif not is_here(name):
-            quiet = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
-            words = [*self.ssh, *(quiet * (Path(self.ssh[0]).name == "ssh")), name, *words]
+            words = [*self.ssh, name, *words]
         try:
             done = subprocess.run(
                 words,

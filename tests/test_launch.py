@@ -519,7 +519,8 @@ def test_what_is_left_of_the_hosts_goes_on(python, tmp_path):
 
     if reason := missing():
         pytest.skip(f"no simulated hosts: {reason}")
-    ssh = ["--ssh", "ssh -o ConnectTimeout=1", "--max-restarts", "1", "--elastic"]
+    quick = "ssh -o ConnectTimeout=1 -o ServerAliveInterval=1"
+    ssh = ["--ssh", quick, "--max-restarts", "1", "--elastic"]
     settings = ["epochs=60", "stall_seconds=2", "checkpoint.every_steps=50"]
     train = ["train", *settings, f"output={tmp_path / 'run'}"]
     assert python("-m", "ddpbp", "train", *settings, f"output={tmp_path / 'alone'}").returncode == 0
