@@ -20,7 +20,15 @@ class Report:
     """A silent report: what every rank but the first has.
 
     All numbers come from outside; a report changes nothing.
+
+    Attributes
+    ----------
+    last : dict
+        The last record of each kind, which the first rank may not have written before it died.
     """
+
+    def __init__(self) -> None:
+        self.last: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +49,15 @@ class Report:
 
     def step(self, epoch: int, step: int, examples: int, loss: float, *, log: bool) -> None:
         """Tell of one step; `loss` is its mean. `log` writes it to metrics.jsonl."""
+        if log:
+            self._write({"kind": "step", "epoch": epoch, "step": step, "loss": loss})
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Tell of the end of an epoch."""
+        self._write({"kind": "epoch", **record})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.last[record["kind"]] = record
 
     def end(self) -> None:
         """Take the bar away."""
@@ -56,6 +70,7 @@ class Printed(Report):
     """Rank 0's report: a live bar or plain lines, and metrics.jsonl."""
 
     def __init__(self, *, bar: bool) -> None:
+        super().__init__()
         self._terminal = bar
         self._file: Any = None
         self._bar: Any = None
@@ -100,8 +115,7 @@ class Printed(Report):
         self._drawn_seconds = 0.0
 
     def step(self, epoch: int, step: int, examples: int, loss: float, *, log: bool) -> None:
-        if log:
-            self._write({"kind": "step", "epoch": epoch, "step": step, "loss": loss})
+        super().step(epoch, step, examples, loss, log=log)
         if self._bar is None:
             return
         self._done += examples
@@ -112,7 +126,7 @@ class Printed(Report):
             self._bar.update(self._task, completed=self._done, epoch=epoch, loss=loss, rate=rate)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        self._write({"kind": "epoch", **record})
+        super().epoch(record)
         shown = [f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}"]
         for name, value in record.items():
             if name.startswith(("train_", "validation_")):
@@ -121,6 +135,7 @@ class Printed(Report):
         self.say("  ".join(shown))
 
     def _write(self, record: dict[str, Any]) -> None:
+        super()._write(record)
         if self._file is None:
             return
         try:

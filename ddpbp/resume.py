@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ddpbp import pin, runfolder
 from ddpbp.checkpoint import Checkpoint, find
+from ddpbp.comm.world import World
 from ddpbp.config import Config, differences
-from ddpbp.errors import ConfigError, DataError
+from ddpbp.errors import ConfigError, DataError, OutOfStep
 
 
 @dataclass
@@ -28,12 +29,54 @@ class Start:
         What result.json holds, if the run is complete already.
     notes : list of str
         To be said.
+    records : list of dict
+        The last ones of the metrics, where the file may lack them.
     """
 
     checkpoint: Checkpoint | None = None
     force: bool = False
     result: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def step(self) -> int | None:
+        """The step to go on from."""
+        return self.checkpoint and self.checkpoint.state.step
+
+    @property
+    def vectors(self) -> Mapping[str, npt.NDArray[Any]] | None:
+        """θ and the vectors of the optimizer."""
+        return self.checkpoint and self.checkpoint.vectors
+
+    def foremost(self, world: World) -> "tuple[int, Start]":
+        """Find the rank that has come farthest: when others were lost, some missed the last step.
+
+        Returns
+        -------
+        root : int
+        start : Start
+            Its checkpoint, without the vectors, and records.
+
+        Raises
+        ------
+        OutOfStep
+            On every rank, if two that are equally far do not hold the same weights.
+        """
+        mine = None
+        if self.checkpoint:
+            state = self.checkpoint.state
+            mine = state.progress.epoch, state.step, state.theta_sha256
+        places = world.all_gather_object(mine)
+        ahead = max((place[:2] for place in places if place), default=None)
+        hashes = {
+            place[2]: rank for rank, place in enumerate(places) if place and place[:2] == ahead
+        }
+        if len(hashes) > 1:
+            raise OutOfStep(f"ranks {sorted(hashes.values())} differ in the weights they hold")
+        root = max(hashes.values(), default=0)
+        found = self.checkpoint and self.checkpoint._replace(vectors={})
+        return root, world.broadcast(Start(found, records=self.records), root)
 
     def refuse(self, what: str) -> None:
         """Refuse to go on with other numbers, unless forced: then note it."""

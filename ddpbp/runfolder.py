@@ -149,6 +149,17 @@ def metrics_until(folder: Path, epoch: int, step: int) -> bytes:
     return b"".join(kept)
 
 
+def complete(metrics: bytes, records: Iterable[dict[str, Any]]) -> bytes:
+    """Return metrics with those records at their end that are not among them."""
+
+    def place(record: dict[str, Any]) -> tuple[Any, ...]:
+        return record["step"], record["kind"] == "epoch"
+
+    there = {place(msgspec.json.decode(line)) for line in metrics.splitlines()}
+    lacking = sorted((r for r in records if place(r) not in there), key=place)
+    return metrics + b"".join(msgspec.json.encode(record) + b"\n" for record in lacking)
+
+
 def write_fault(folder: Path, fault: dict[str, Any]) -> bool:
     """Leave fault.json, unless another rank was first; tell whether this one was.
 

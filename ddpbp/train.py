@@ -14,11 +14,11 @@ import numpy as np
 
 from ddpbp import __version__, pin, tree
 from ddpbp.build import make_network, open_dataset
-from ddpbp.checkpoint import Progress, State, Writer, metrics_of
+from ddpbp.checkpoint import Checkpoint, Progress, State, Writer, metrics_of, name_of
 from ddpbp.comm import threads
 from ddpbp.comm.heartbeat import Fault, Heartbeat
 from ddpbp.comm.watch import digest
-from ddpbp.comm.world import World, launched
+from ddpbp.comm.world import Lost, World, launched, outlive
 from ddpbp.config import Config, dump, fingerprint, to_toml
 from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
@@ -27,7 +27,16 @@ from ddpbp.evaluate import Evaluator
 from ddpbp.model import Model, save_model
 from ddpbp.report import Printed, Report, figure
 from ddpbp.resume import Start, prepare
-from ddpbp.runfolder import METRICS, MODEL, RESULT, begin_run, write_fault, write_json
+from ddpbp.runfolder import (
+    CHECKPOINTS,
+    METRICS,
+    MODEL,
+    RESULT,
+    begin_run,
+    complete,
+    write_fault,
+    write_json,
+)
 from ddpbp.stop import SAVE, Requests, is_stop, reason
 from ddpbp.trainer import Trainer
 
@@ -120,28 +129,69 @@ def train(
     def leave(fault: Fault) -> bool:
         return folder is None or write_fault(folder, fault)
 
-    listen = requests if folder else nullcontext()
-    with listen, Heartbeat(world, config.stall_seconds, leave) as heartbeat:
+    dataset: Dataset | None = None
+    run: Run | None = None
+    kept = Start()  # what this rank can go on from when others are lost
+
+    def on_process(world: World) -> Trained:
+        nonlocal dataset, kept
         start = Start()
-        with world.together():
-            if folder and world.rank == 0:
-                start = prepare(config, folder, overwrite=overwrite, resume=resume, force=force)
-                start.notes += heartbeat.notes
-        dataset = open_dataset(config, world)
+        with Heartbeat(world, config.stall_seconds, leave) as heartbeat:
+            if world.lost:
+                if run and run.began:
+                    kept = run.keep()
+                require_begun(world, kept)
+                start = kept
+            else:
+                with world.together():
+                    if folder and world.rank == 0:
+                        start = prepare(
+                            config, folder, overwrite=overwrite, resume=resume, force=force
+                        )
+                dataset = open_dataset(config, world)
+            assert dataset is not None  # where one has begun, all have read
+            start.notes += heartbeat.notes
+            return on_threads(world, dataset, start)
+
+    def on_threads(world: World, dataset: Dataset, start: Start) -> Trained:
+        features = dataset.train.x.shape[1]
+        parameters = make_network(config, features, dataset.outputs).parameter_count
+        count = choose_threads(config, parameters, world)
         on_terminal = world.world_size == 1 and launched() is None and sys.stdout.isatty()
 
         def on_thread(team: World) -> Trained:
+            nonlocal run
             report: Report = Report()
             if team.rank == 0:
                 report = Printed(bar=bar if bar is not None else on_terminal)
+            first = team.rank == world.rank * count
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told by us
-                run = Run(config, dataset, team, report, folder, requests)
-                mine = start if team.rank == 0 else Start()
-                return run.go(mine, world.world_size, fast_dev_run=fast_dev_run)
+                mine = Run(config, dataset, team, report, folder, requests)
+                if first:
+                    run = mine
+                begin = start if first else Start()
+                return mine.go(begin, world.world_size, fast_dev_run=fast_dev_run)
 
-        features = dataset.train.x.shape[1]
-        parameters = make_network(config, features, dataset.outputs).parameter_count
-        return threads.run(world, choose_threads(config, parameters, world), on_thread)
+        return threads.run(world, count, on_thread)
+
+    with requests if folder else nullcontext():
+        return outlive(world, on_process)
+
+
+def require_begun(world: World, kept: Start) -> None:
+    """Refuse to go on after ranks were lost, unless one of those left has begun to train.
+
+    Raises
+    ------
+    DdpbpError
+        On every rank.
+    """
+    lost = ", ".join(map(str, world.lost))
+    what = f"rank {lost} of {world.world_size + len(world.lost)} is gone (killed? out of memory?)"
+    steps = [step for step in world.all_gather_object(kept.step) if step is not None]
+    if not steps:
+        raise DdpbpError(f"{what}, before the training began; start again")
+    kept.notes = [f"{what}; {world.world_size} go on, from step {max(steps)}"]
 
 
 def choose_threads(config: Config, parameters: int, world: World) -> int:
@@ -187,6 +237,7 @@ class Run:
         self.trainer = Trainer(config, dataset, world)
         self.evaluator = Evaluator(config, self.trainer.network, world)
         self.progress = Progress()
+        self.began = False
         self.examples, self.seconds = 0, 0.0  # of this process: a resumed run begins at 0
         self.model = Model(
             config,
@@ -202,16 +253,18 @@ class Run:
 
     def go(self, start: Start, processes: int, *, fast_dev_run: bool) -> Trained:
         """Run from the start, as rank 0 knows it, to the end."""
-        found = start.checkpoint
+        root, foremost = start.foremost(self.world)
+        found = foremost.checkpoint
         with self.world.together():  # only now: bad data leave no run behind, nor remove one
             start.require_fit(self.trainer.vectors)
             start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
             if self.writer and self.folder and not start.result:
-                metrics = found and metrics_of(found)
+                metrics = found and complete(metrics_of(found), foremost.records)
                 begin_run(self.folder, to_toml(self.config), metrics)
-        if state := self.world.broadcast(found and found.state):
-            self.trainer.restore(state, found and found.vectors)
-            self.progress = state.progress
+        if found:
+            self.trainer.restore(found.state, start.vectors, root)
+            self.progress = found.state.progress
+        self.began = True
         with self.report, ending(self.writer), told(self.folder, self.trainer):
             if self.folder and isinstance(self.report, Printed):
                 self.report.open(self.folder / METRICS)
@@ -303,24 +356,34 @@ class Run:
         self.trainer.require_in_step()
         self.requests.saved()
         if self.writer:
-            state = State(
-                version=__version__,
-                step=self.trainer.step,
-                seed=self.config.seed,
-                progress=msgspec.structs.replace(self.progress),
-                score=score,
-                learning_rate=self.trainer.eta,
-                optimizer_products=self.trainer.optimizer.products,
-                config=dump(self.config),
-                config_sha256=fingerprint(self.config),
-                data_sha256=self.dataset.sha256,
-                canary_sha256=self.trainer.canary,
-                environment=pin.fingerprint(),
-            )
             self.writer.wait()
             self._tell_failure()
-            self.writer.start(self.model, self.trainer.vectors, state)
+            self.writer.start(self.model, self.trainer.vectors, self._state(score))
         self.trainer.phase = "between"
+
+    def _state(self, score: float | None = None) -> State:
+        return State(
+            version=__version__,
+            step=self.trainer.step,
+            seed=self.config.seed,
+            progress=msgspec.structs.replace(self.progress),
+            score=score,
+            learning_rate=self.trainer.eta,
+            optimizer_products=self.trainer.optimizer.products,
+            config=dump(self.config),
+            config_sha256=fingerprint(self.config),
+            data_sha256=self.dataset.sha256,
+            canary_sha256=self.trainer.canary,
+            environment=pin.fingerprint(),
+        )
+
+    def keep(self) -> Start:
+        """Return how to go on from where this rank is, as if it had saved a checkpoint."""
+        state = self._state()
+        state.theta_sha256 = digest([self.trainer.theta.flat])
+        path = (self.folder or Path()) / CHECKPOINTS / name_of(state.step)
+        last = list(self.report.last.values())
+        return Start(Checkpoint(path, state, self.trainer.vectors), records=last)
 
     def _tell_failure(self) -> None:
         """Say it if a checkpoint could not be written; the training goes on."""
@@ -393,7 +456,7 @@ def told(folder: Path | None, trainer: Trainer) -> Iterator[None]:
     """
     try:
         yield
-    except (Stopped, SystemExit, KeyboardInterrupt):
+    except (Stopped, Lost, SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:
         shared = isinstance(error, DdpbpError)  # has reached every rank

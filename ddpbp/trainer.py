@@ -159,8 +159,8 @@ class Trainer:
             require_in_step(self.world, self.step, self.vectors)
             self._in_step = self.step
 
-    def restore(self, state: State, saved: Mapping[str, Array] | None) -> None:
-        """Take over a state; rank 0 hands out the vectors that it read, the others pass None.
+    def restore(self, state: State, saved: Mapping[str, Array] | None, root: int) -> None:
+        """Take over a state; rank `root` hands out the vectors of it that it has.
 
         Raises
         ------
@@ -170,7 +170,7 @@ class Trainer:
         for name, vector in self.vectors.items():
             for begin in range(0, vector.size, SENT):
                 block = slice(begin, begin + SENT)
-                vector[block] = self.world.broadcast(saved and saved[name][block])
+                vector[block] = self.world.broadcast(saved and saved[name][block], root)
         self.step, self.eta = state.step, state.learning_rate
         self.optimizer.products = list(state.optimizer_products)
         with self.world.together():

@@ -128,7 +128,8 @@ class Heartbeat:
         self._world, self._stall_seconds, self._leave = world, stall_seconds, leave
         self._interval_seconds = min(1.0, stall_seconds / 5)
         # Simulated ranks are one process: there is nobody else to answer.
-        self._on = stall_seconds > 0 and world.world_size > 1 and world.shares_memory
+        processes = world.shares_memory or world.survives
+        self._on = stall_seconds > 0 and world.world_size > 1 and processes
         self._me = _Peer(world.rank, world.host, None)
         self._peers: list[_Peer] = []  # of rank 0: all others; of the others: rank 0
         self._stacks: dict[int, str] = {}
@@ -153,8 +154,13 @@ class Heartbeat:
     ) -> None:
         if not self._on:
             return
-        if kind is None:  # nobody shall be missed because it is done already
-            self._world.all_gather_object(None)
+        try:
+            if kind is None:  # nobody shall be missed because it is done already
+                self._world.all_gather_object(None)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         self._end.close()
         self._thread.join()
         for peer in self._peers:
@@ -247,7 +253,8 @@ class Heartbeat:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             peer.connection = None
-            if not peer.left and not self._ending:
+            # The others of a world that survives learn it from MPI, or else miss it by its silence.
+            if not peer.left and not self._ending and not self._world.survives:
                 self._finish(
                     [peer.fault(0, "has ended without a word (killed? out of memory?)", 1)], []
                 )

@@ -5,6 +5,7 @@ process was started under a launcher; it does not import NumPy, whose threads an
 settled after the configuration has been shared.
 """
 
+import copy
 import os
 import pickle
 import re
@@ -22,6 +23,7 @@ from ddpbp.errors import ConfigError, DdpbpError
 
 Array = Any  # any C-contiguous buffer with array syntax
 Call = TypeVar("Call", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 
 class Request(Protocol):
@@ -29,6 +31,10 @@ class Request(Protocol):
 
     def Test(self) -> bool:
         """Tell whether it is done."""
+
+
+class Lost(Exception):  # noqa: N818 - what happened
+    """A rank is gone; the others have to agree on how they go on: `World.settle`."""
 
 
 class Pulse:
@@ -58,6 +64,8 @@ def _waiting(method: Call) -> Call:
         world.pulse.waits += 1
         try:
             return method(world, *arguments)
+        except world.losses as loss:
+            raise Lost(str(loss)) from None
         finally:
             world.pulse.waits -= 1
 
@@ -84,6 +92,10 @@ class World:
         The name of the machine.
     shares_memory : bool
         Whether the ranks of a node are processes that can map the same memory.
+    survives : bool
+        Whether the other ranks live on when one dies: its loss is then raised as `Lost`.
+    lost : tuple of int
+        The ranks of the world before this one that are gone.
     pulse : Pulse
         What this rank is doing.
     pulses : list of Pulse
@@ -91,6 +103,9 @@ class World:
     """
 
     shares_memory = False
+    survives = False
+    losses: tuple[type[BaseException], ...] = ()  # what MPI raises then
+    lost: tuple[int, ...] = ()
     rank, world_size = 0, 1
     node, node_count = 0, 1
     local_rank, local_size = 0, 1
@@ -146,9 +161,24 @@ class World:
         """Return every rank's small object, in rank order."""
         return [value]
 
-    def broadcast(self, value: Any) -> Any:
-        """Return rank 0's small object."""
-        return self.all_gather_object(value if self.rank == 0 else None)[0]
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        """Return the small object of rank `root`."""
+        return self.all_gather_object(value if self.rank == root else None)[root]
+
+    def settle(self, *, whole: bool) -> "World":
+        """Agree on how a piece of work ended: all ranks come here, however it ended for them.
+
+        Parameters
+        ----------
+        whole : bool
+            Whether this rank came to the end of it, and missed nobody.
+
+        Returns
+        -------
+        World
+            This one if all ranks are there and say so; else that of those who are left.
+        """
+        return self
 
     def abort(self, code: int) -> None:
         """End all ranks at once; does not return where there are others."""
@@ -227,18 +257,46 @@ class MpiWorld(World):
         order = sorted(places)
         if order != places:  # a node's ranks shall follow each other
             comm = MPI.Intracomm(comm.Split(0, order.index(places[comm.rank])))
-        leaders = sorted({place[0] for place in places})
-        self.comm, self.local_comm, self.library = comm, local, library
-        self.rank, self.world_size = comm.rank, comm.size
-        self.local_rank, self.local_size = local.rank, local.size
-        self.node, self.node_count = leaders.index(leader), len(leaders)
-        self.node_sizes = tuple(sum(place[0] == one for place in places) for one in leaders)
-        self.lane_count = min(self.node_sizes)
-        self.lane = local.rank if local.rank < self.lane_count else -1
+        self.local_comm, self.library = local, library
+        self._take_places(comm, [leader for leader, _ in order])
         self._barrier: Callable[[], object] = local.Barrier
         self._lane_comm = comm.Split(self.lane if self.lane >= 0 else MPI.UNDEFINED, self.node)
+        if os.environ.get("OMPI_MCA_mpi_ft_enable") in ("1", "true"):  # noqa: SIM112
+            # mpirun --with-ft ulfm
+            self.survives, self.losses = True, (MPI.Exception,)
+            self.shares_memory = False  # who waits there would wait for the dead
 
     shares_memory = True
+
+    def _take_places(self, comm: Any, homes: list[int]) -> None:
+        """Take the place that `comm` gives, whose ranks are on the nodes `homes`."""
+        self.comm, self._homes = comm, homes
+        self.rank, self.world_size = comm.rank, comm.size
+        home, nodes = homes[comm.rank], sorted(set(homes))
+        self.node, self.node_count = nodes.index(home), len(nodes)
+        self.node_sizes = tuple(homes.count(node) for node in nodes)
+        self.local_rank, self.local_size = homes[: comm.rank].count(home), homes.count(home)
+        self.lane_count = min(self.node_sizes)
+        self.lane = self.local_rank if self.local_rank < self.lane_count else -1
+
+    def settle(self, *, whole: bool) -> World:
+        if not self.survives:
+            return self
+        if not whole:
+            self.comm.Revoke()  # nobody shall wait any more for what will not come
+        try:
+            if self.comm.Agree(int(whole)):
+                return self
+        except self.losses:  # the same on all ranks
+            pass
+        left = copy.copy(self)
+        comm = self.comm.Shrink()
+        ranks = comm.group.Translate_ranks(None, self.comm.group)
+        left._take_places(comm, [self._homes[rank] for rank in ranks])
+        left.lost = tuple(sorted({*range(self.world_size)} - {*ranks}))
+        left.pulses = [left.pulse]
+        left.local_comm, left._barrier = comm, comm.Barrier  # used by a process alone at most
+        return left
 
     def start_local_barrier(self) -> Request:
         return self.local_comm.Ibarrier()
@@ -274,8 +332,8 @@ class MpiWorld(World):
         return list(self.comm.allgather(value))
 
     @_waiting
-    def broadcast(self, value: Any) -> Any:
-        return self.comm.bcast(value)
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        return self.comm.bcast(value, root)
 
     def abort(self, code: int) -> None:
         time.sleep(0.2)  # the launcher has to pass on what was said before it hears of the end
@@ -302,6 +360,27 @@ def mpi_library() -> str:
         ) from None
     name = re.split(r"[,\n]", MPI.Get_library_version())[0]
     return " ".join(name.replace("Version:", "").split())
+
+
+def outlive(world: World, main: Callable[[World], Result]) -> Result:
+    """Return what `main` does; each time ranks were lost, those who are left do it again.
+
+    Raises
+    ------
+    DdpbpError
+        That of `main`, which has reached every rank.
+    """
+    while True:
+        fault: DdpbpError | Lost | None = None
+        try:
+            result = main(world)
+        except (DdpbpError, Lost) as found:
+            fault = found
+        before, world = world, world.settle(whole=not isinstance(fault, Lost))
+        if world is before:
+            if fault:
+                raise fault
+            return result
 
 
 class _Hub:
