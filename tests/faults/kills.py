@@ -48,9 +48,10 @@ SLICE_SECONDS = 40
 
 
 class Cores:
-    """The cores to ourselves, where that was agreed on; after `SLICE_SECONDS` others have them."""
+    """The cores to ourselves, where that was agreed on; after some seconds others have them."""
 
-    def __init__(self) -> None:
+    def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
+        self._slice_seconds = slice_seconds
         path = os.environ.get("CPU_LOCK")
         self._file = Path(path).open("w") if path else None  # noqa: SIM115
         self._since = 0.0
@@ -61,7 +62,7 @@ class Cores:
             self._since = time.monotonic()
 
     def give(self) -> None:
-        if self._file and time.monotonic() - self._since > SLICE_SECONDS:
+        if self._file and time.monotonic() - self._since > self._slice_seconds:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._since = 0.0
 

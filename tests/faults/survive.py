@@ -33,7 +33,8 @@ NETS = {  # few bytes to sum, many, and two ranks in each process
     "digits wide": ["epochs=6", "threads=1", "model.hidden=[600,300]", "checkpoint.keep_best=1"],
     "digits threads": ["epochs=30", "threads=2", "batch_size=128", "micro_batch_size=8"],
 }
-RUN_SECONDS = 60.0
+RUN_SECONDS = 30.0
+SLICE_SECONDS = 10.0
 
 
 def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
@@ -41,7 +42,11 @@ def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
     line = [MPIRUN, "--with-ft", "ulfm", "-n", str(ranks), *train] if ranks > 1 else train
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         return subprocess.Popen(
-            line, stdout=log, stderr=log, start_new_session=True, env=environment()
+            line,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment(PYTHONFAULTHANDLER="1"),
         )
 
 
@@ -75,8 +80,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nets", default=",".join(NETS))
     given = parser.parse_args()
-    random_, cores = random.Random(given.seed), Cores()
+    names = given.nets.split(",")
+    random_, cores = random.Random(given.seed), Cores(SLICE_SECONDS)
     count, wrong = Counter[str](), list[str]()
     with tempfile.TemporaryDirectory() as place:
         whole = {name: Path(place) / f"{name} undisturbed" for name in NETS}
@@ -85,7 +92,7 @@ def main() -> None:
             start(name, folder, 1).wait(RUN_SECONDS)
             cores.give()
         for run in range(given.runs):
-            name, folder = list(NETS)[run % len(NETS)], Path(place) / str(run)
+            name, folder = names[run % len(names)], Path(place) / str(run)
             ranks = random_.randint(2, 5)
             cores.take()
             job = start(name, folder, ranks)
@@ -93,8 +100,11 @@ def main() -> None:
             try:
                 code = job.wait(RUN_SECONDS)
             except subprocess.TimeoutExpired:
+                for pid in {*processes(folder)} - {job.pid}:
+                    os.kill(pid, signal.SIGABRT)  # tells where it stands
+                    time.sleep(0.5)
                 os.killpg(job.pid, signal.SIGKILL)
-                code = -9
+                code = job.wait()
             cores.give()
             faults = [f"code {code}"] if code else []
             if not (folder / "result.json").exists():
