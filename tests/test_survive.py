@@ -82,9 +82,9 @@ def test_those_who_are_left_end_with_the_same_bits(
 
 def test_a_death_before_the_training_is_told(survivors, tmp_path):
     driver, out = tmp_path / "driver.py", tmp_path / "run"
-    driver.write_text(DRIVER.format(places=[(1, "train", "open_dataset", 1)]))
+    driver.write_text(DRIVER.format(places=[(0, "train", "open_dataset", 1)]))
     ended = survivors(3, driver, "train", f"output={out}", seconds=30)
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     assert ended.stderr.count("before the training began; start again") == 1
 
 

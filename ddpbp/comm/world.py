@@ -5,7 +5,6 @@ process was started under a launcher; it does not import NumPy, whose threads an
 settled after the configuration has been shared.
 """
 
-import copy
 import os
 import pickle
 import re
@@ -95,7 +94,7 @@ class World:
     survives : bool
         Whether the other ranks live on when one dies: its loss is then raised as `Lost`.
     lost : tuple of int
-        The ranks of the world before this one that are gone.
+        Those that are gone, as they were numbered before it became the world of those left.
     pulse : Pulse
         What this rank is doing.
     pulses : list of Pulse
@@ -165,7 +164,7 @@ class World:
         """Return the small object of rank `root`."""
         return self.all_gather_object(value if self.rank == root else None)[root]
 
-    def settle(self, *, whole: bool) -> "World":
+    def settle(self, *, whole: bool) -> bool:
         """Agree on how a piece of work ended: all ranks come here, however it ended for them.
 
         Parameters
@@ -175,10 +174,15 @@ class World:
 
         Returns
         -------
-        World
-            This one if all ranks are there and say so; else that of those who are left.
+        bool
+            Whether all ranks are there and say so; else this is now the world of those left.
+
+        Raises
+        ------
+        DdpbpError
+            On every rank, if MPI failed though nobody is gone.
         """
-        return self
+        return True
 
     def abort(self, code: int) -> None:
         """End all ranks at once; does not return where there are others."""
@@ -235,6 +239,9 @@ class MpiWorld(World):
         by_open_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ and "PMI_RANK" not in os.environ
         if by_open_mpi and "Open MPI" not in library:  # its MPI_Init would end the process
             raise ConfigError(f"started by Open MPI's mpirun, but MPI is {library}: {another}")
+        fault_tolerant = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
+        if fault_tolerant:  # else MPI_Finalize now and then waits for the dead, for ever
+            os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")  # noqa: SIM112
         if not MPI.Is_initialized():
             # MPICH takes SIGUSR1 for itself; a request that comes meanwhile would be lost.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
@@ -261,8 +268,7 @@ class MpiWorld(World):
         self._take_places(comm, [leader for leader, _ in order])
         self._barrier: Callable[[], object] = local.Barrier
         self._lane_comm = comm.Split(self.lane if self.lane >= 0 else MPI.UNDEFINED, self.node)
-        if os.environ.get("OMPI_MCA_mpi_ft_enable") in ("1", "true"):  # noqa: SIM112
-            # mpirun --with-ft ulfm
+        if fault_tolerant:
             self.survives, self.losses = True, (MPI.Exception,)
             self.shares_memory = False  # who waits there would wait for the dead
 
@@ -279,24 +285,25 @@ class MpiWorld(World):
         self.lane_count = min(self.node_sizes)
         self.lane = self.local_rank if self.local_rank < self.lane_count else -1
 
-    def settle(self, *, whole: bool) -> World:
+    def settle(self, *, whole: bool) -> bool:
         if not self.survives:
-            return self
+            return True
         if not whole:
             self.comm.Revoke()  # nobody shall wait any more for what will not come
         try:
             if self.comm.Agree(int(whole)):
-                return self
+                return True
         except self.losses:  # the same on all ranks
             pass
-        left = copy.copy(self)
         comm = self.comm.Shrink()
         ranks = comm.group.Translate_ranks(None, self.comm.group)
-        left._take_places(comm, [self._homes[rank] for rank in ranks])
-        left.lost = tuple(sorted({*range(self.world_size)} - {*ranks}))
-        left.pulses = [left.pulse]
-        left.local_comm, left._barrier = comm, comm.Barrier  # used by a process alone at most
-        return left
+        self.lost = tuple(sorted({*range(self.world_size)} - {*ranks}))
+        self._take_places(comm, [self._homes[rank] for rank in ranks])
+        if not self.lost:
+            raise DdpbpError(f"MPI ({self.library}) failed, though no rank is gone; start again")
+        self.pulses = [self.pulse]
+        self.local_comm, self._barrier = comm, comm.Barrier  # used by a process alone at most
+        return False
 
     def start_local_barrier(self) -> Request:
         return self.local_comm.Ibarrier()
@@ -376,8 +383,7 @@ def outlive(world: World, main: Callable[[World], Result]) -> Result:
             result = main(world)
         except (DdpbpError, Lost) as found:
             fault = found
-        before, world = world, world.settle(whole=not isinstance(fault, Lost))
-        if world is before:
+        if world.settle(whole=not isinstance(fault, Lost)):
             if fault:
                 raise fault
             return result
