@@ -287,8 +287,16 @@ class Writer:
         self._copies: dict[str, Array] = {}
         self._failure: DdpbpError | None = None
 
-    def start(self, model: Model, vectors: Mapping[str, Array], state: State) -> None:
-        """Copy the vectors and begin to write them; nothing may be being written any more."""
+    def start(
+        self, model: Model, vectors: Mapping[str, Array], state: State, *, wait: bool
+    ) -> None:
+        """Copy the vectors and begin to write them; nothing may be being written any more.
+
+        With `wait` they are not copied, and written when this returns.
+        """
+        if wait:
+            self._write(model, vectors, state)
+            return
         try:
             copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
         except MemoryError:

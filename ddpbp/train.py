@@ -350,15 +350,15 @@ class Run:
         elif trainer.agreed == SAVE or (every and step % every == 0):
             self._save()
 
-    def _save(self, score: float | None = None) -> None:
-        """Begin to write a checkpoint, of what all ranks agree on."""
+    def _save(self, score: float | None = None, *, wait: bool = False) -> None:
+        """Begin to write a checkpoint, of what all ranks agree on; or write it, and wait."""
         self.trainer.phase = "checkpoint"
         self.trainer.require_in_step()
         self.requests.saved()
         if self.writer:
             self.writer.wait()
             self._tell_failure()
-            self.writer.start(self.model, self.trainer.vectors, self._state(score))
+            self.writer.start(self.model, self.trainer.vectors, self._state(score), wait=wait)
         self.trainer.phase = "between"
 
     def _state(self, score: float | None = None) -> State:
@@ -398,14 +398,11 @@ class Run:
         Stopped
             On every rank.
         """
-        self._save()
-        self.trainer.phase = "checkpoint"
+        self._save(wait=True)
         step, why = self.trainer.step, reason(request, self.config.max_seconds)
         with self.world.together():
-            if self.writer:
-                self.writer.wait()
-                if failure := self.writer.take_failure():
-                    raise DdpbpError(f"stopped by {why} at step {step}, but {failure}")
+            if self.writer and (failure := self.writer.take_failure()):
+                raise DdpbpError(f"stopped by {why} at step {step}, but {failure}")
         raise Stopped(
             f"stopped by {why} at step {step}; to go on from there, start the same command with "
             "--resume auto"
@@ -416,11 +413,10 @@ class Run:
         if self.folder is None:
             return
         scores = self.progress.scores
-        self._save(score=_loss(scores) if scores else None)
+        self._save(score=_loss(scores) if scores else None, wait=True)
         self.trainer.phase = "checkpoint"
         with self.world.together():
             if self.writer and self.folder:
-                self.writer.wait()
                 self._tell_failure()
                 save_model(self.folder / MODEL, self.model)
                 write_json(self.folder / RESULT, result)

@@ -106,7 +106,7 @@ def start(given: argparse.Namespace) -> int:
         if gone and not given.elastic:
             say("not started again; --elastic goes on without hosts that are gone")
             break
-        given.n, given.arguments = left, training.resumed(given.arguments)
+        given.n, given.arguments = left, training.restarted(program(given), given.arguments)
         say(f"restart {restarts + 1} of {given.max_restarts}")
     return ended.code
 

@@ -41,16 +41,35 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     return [*(word for word in arguments if word != "--overwrite"), "--resume", "auto"]
 
 
+def restarted(python: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return `resumed`; what went on from a checkpoint by name goes on from its own newest."""
+    words = resumed(arguments)
+    if is_training(words) and words[-1] != "--resume":
+        place, folder = words.index("--resume") + 1, _run_folder(python, arguments)
+        if folder and (folder / "checkpoints" / "latest").exists():
+            words[place] = "auto"
+    return words
+
+
 def fault(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
     """Return what the run folder tells of a failed training: its fault, or its last step."""
-    if not is_training(arguments):
+    folder = _run_folder(python, arguments)
+    if folder is None:
         return {}
-    asked = _ask(python, *arguments, "--print-config")
     try:
-        folder = Path(tomllib.loads(asked.stdout)["output"])
         if (folder / "fault.json").exists():
             return dict(json.loads((folder / "fault.json").read_text()))
         last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
         return {"step": json.loads(last)["step"]}
     except (KeyError, IndexError, OSError, ValueError):
         return {}
+
+
+def _run_folder(python: Sequence[str], arguments: Sequence[str]) -> Path | None:
+    if not is_training(arguments):
+        return None
+    asked = _ask(python, *arguments, "--print-config")
+    try:
+        return Path(tomllib.loads(asked.stdout)["output"])
+    except (KeyError, ValueError):
+        return None

@@ -18,6 +18,7 @@ import node
 import options
 import pytest
 import rank
+import training
 import yaml
 from hosts import Host, LaunchError
 
@@ -305,6 +306,14 @@ def test_a_restart_ends_with_the_bits_of_the_run_that_never_failed(
     assert "restart 2" not in ended.stderr
     assert "step 30" in ended.stdout.partition("going on from ")[2].partition("\n")[0]
     assert hash_of(tmp_path / "run") == alone
+
+
+def test_a_restart_of_a_run_from_a_named_checkpoint_goes_on_from_its_own(tmp_path):
+    line = ["train", "--resume", "other/run", f"output={tmp_path}"]
+    assert training.restarted([sys.executable], line) == line
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest").touch()
+    assert training.restarted([sys.executable], line) == ["train", "--resume", "auto", line[-1]]
 
 
 def test_a_signal_saves_and_ends_with_75(tmp_path):

@@ -13,7 +13,7 @@ the other machines. Messages move while their requests are tested: `start` does 
 """
 
 import mmap
-import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,10 @@ from ddpbp import tree
 from ddpbp.comm.portable import Tails
 from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, is_finite
 from ddpbp.comm.world import Request, World
+
+# How a rank waits that has nothing to compute: so often it looks at once, then after naps.
+PATIENT_LOOKS = 50
+NAP_SECONDS = 50e-6
 
 
 @dataclass
@@ -114,8 +118,13 @@ class Bucketed(Reducer):
 
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self.start(0)
+        looks, open_before = 0, 0
         while self._travelling:
-            os.sched_yield()  # to a rank that still computes, where there are more than cores
+            open_ = sum(1 + len(waits_for) for _, waits_for in self._travelling)
+            looks = looks + 1 if open_ == open_before else 0
+            open_before = open_
+            if looks > PATIENT_LOOKS:  # leave the core to a rank that still computes
+                time.sleep(NAP_SECONDS)
             self.start(0)
         # Only now: who waits in here cannot bring a bucket further that another waits for.
         statistics, finite, signal = self._tails.exchange(size, signal, finite=self._finite)

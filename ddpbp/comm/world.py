@@ -241,7 +241,7 @@ class MpiWorld(World):
             raise ConfigError(f"started by Open MPI's mpirun, but MPI is {library}: {another}")
         fault_tolerant = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
         if fault_tolerant:  # else MPI_Finalize now and then waits for the dead, for ever
-            os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")  # noqa: SIM112
+            os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
         if not MPI.Is_initialized():
             # MPICH takes SIGUSR1 for itself; a request that comes meanwhile would be lost.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])

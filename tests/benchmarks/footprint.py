@@ -68,7 +68,9 @@ def theirs(net: str, folder: Path, steps: int) -> list[list[str]]:
 def run(commands: Sequence[Sequence[str]], watch: Callable[[list[int]], bool]) -> None:
     """Start the commands and call `watch` with all their processes until it is content."""
     jobs = [
-        subprocess.Popen(line, env=os.environ | THREADS, stdout=subprocess.DEVNULL, text=True)
+        subprocess.Popen(
+            line, env=os.environ | THREADS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         for line in commands
     ]
     try:
