@@ -15,6 +15,7 @@ from ddpbp import __version__
 from ddpbp.comm.world import World, join, launched, simulate
 from ddpbp.config import Config, dump, parse, resolve, schema, to_toml
 from ddpbp.errors import ConfigError, DdpbpError
+from ddpbp.report import say
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -203,7 +204,7 @@ def train(
     def main(world: World) -> int:
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
         if print_config:
-            click.echo(to_toml(config), nl=False)
+            say(to_toml(config), end="")
             return 0
         if dry_run:
             from ddpbp.dryrun import describe
@@ -211,7 +212,7 @@ def train(
             with world.together():
                 text = describe(config, ranks or world.world_size) if world.rank == 0 else ""
             if world.rank == 0:
-                click.echo(text)
+                say(text)
             return 0
         from ddpbp.train import train
 
@@ -246,7 +247,7 @@ def evaluate(
 
         scores = score_file(model, data, world)
         if world.rank == 0:
-            click.echo(
+            say(
                 msgspec.json.encode(scores).decode()
                 if as_json
                 else "\n".join(f"{key:<12} {value:.6g}" for key, value in scores.items())
@@ -300,7 +301,7 @@ def gradcheck(
         from ddpbp.gradcheck import check_config
 
         text, good = check_config(config, directions=directions)
-        click.echo(text)
+        say(text)
         return 0 if good else 1
 
     return on_all_ranks(main, mpi=False)
@@ -336,7 +337,7 @@ def bench(
             found |= bench.scaling(config, settings, ranks)
         with world.together():
             if world.rank == 0:
-                click.echo(bench.text(found))
+                say(bench.text(found))
                 if json_file:
                     json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
         return 0
@@ -388,15 +389,15 @@ def doctor(
     def main(world: World) -> int:
         joined()
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
-        say = click.echo if world.rank == 0 else lambda _: None
-        return doctor.examine(config, world, say, timeout_seconds)
+        tell = say if world.rank == 0 else lambda _: None
+        return doctor.examine(config, world, tell, timeout_seconds)
 
     joined = doctor.limit_joining(timeout_seconds, first=first)
     try:
         return on_all_ranks(main)
     except ConfigError as error:  # launcher and library do not fit: there is no world
         if first:
-            click.echo(doctor.launcher_fault(error))
+            say(str(doctor.launcher_fault(error)))
         _leave_together(found)
         return 1
     finally:
@@ -460,7 +461,7 @@ def plan(
         )
         with world.together():
             if world.rank == 0:
-                click.echo(plan.text(found))
+                say(plan.text(found))
                 if json_file:
                     json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
         return 0
@@ -482,7 +483,7 @@ def show(
 
     def main(world: World) -> int:
         flags = {"seed": seed, "epochs": epochs, "output": output}
-        click.echo(to_toml(_settings(world, settings, flags)), nl=False)
+        say(to_toml(_settings(world, settings, flags)), end="")
         return 0
 
     return on_all_ranks(main, mpi=False)
@@ -493,5 +494,5 @@ def show_schema() -> int:
     """Print the JSON schema of a configuration file."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode())
+    say(msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode())
     return 0

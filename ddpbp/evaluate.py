@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ddpbp.data.sources import Part, Source, read_features
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.model import Model, load_model
 from ddpbp.nn.network import Network, Parameters
+from ddpbp.report import say
 from ddpbp.runfolder import write_whole
 
 LEAF_ROWS = 512  # part of the arithmetic: the same for every run
@@ -164,4 +164,4 @@ def _write_predictions(model: Model, a: npt.NDArray[Any], output: Path | None) -
     if output is not None:
         write_whole(output, [text.getvalue().encode()])
     else:
-        sys.stdout.write(text.getvalue())
+        say(text.getvalue(), end="")

@@ -16,6 +16,15 @@ def figure(name: str, value: float) -> str:
     return f"{name.replace('_', ' ')} {value:{digits}}"
 
 
+def say(text: str, end: str = "\n") -> None:
+    """Write to standard output; it is no fault if nobody reads any more."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be said goes nowhere
+
+
 class Report:
     """A silent report: what every rank but the first has.
 
@@ -85,11 +94,7 @@ class Printed(Report):
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            try:
-                sys.stdout.write(line + "\n")
-                sys.stdout.flush()
-            except BrokenPipeError:  # nobody reads any more; the training goes on
-                sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+            say(line)
 
     def begin(self, epochs: int, examples_per_epoch: int, done: int = 0) -> None:
         self._epochs = epochs

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -295,3 +296,13 @@ def test_damaged_models_are_refused(trained, tmp_path, capsys, damage):
     ended = capsys.readouterr().err
     assert "model.safetensors is damaged" in ended
     assert ended.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["config show", "train --fast-dev-run", "doctor"])
+def test_a_reader_that_has_gone_is_no_fault(line, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "ddpbp", *line.split()]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
