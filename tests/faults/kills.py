@@ -5,13 +5,11 @@
 Each run is started, disturbed and resumed, each time on a random number of ranks from 1 to 5, until
 it is complete; then its hash of θ is compared with that of the undisturbed run. After every end it
 is looked whether something was left: processes, temporary files, segments in /dev/shm, checkpoints
-that cannot be read. The table at the end has a row for each kind of disturbance. $CPU_LOCK names a
-file to be locked while a run computes, where the machine is shared.
+that cannot be read. The table at the end has a row for each kind of disturbance.
 """
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import random
@@ -44,27 +42,6 @@ KINDS = (
 )
 MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
 RUN_SECONDS = 120
-SLICE_SECONDS = 40
-
-
-class Cores:
-    """The cores to ourselves, where that was agreed on; after some seconds others have them."""
-
-    def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
-        self._slice_seconds = slice_seconds
-        path = os.environ.get("CPU_LOCK")
-        self._file = Path(path).open("w") if path else None  # noqa: SIM115
-        self._since = 0.0
-
-    def take(self) -> None:
-        if self._file and not self._since:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            self._since = time.monotonic()
-
-    def give(self) -> None:
-        if self._file and time.monotonic() - self._since > self._slice_seconds:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._since = 0.0
 
 
 def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
@@ -153,13 +130,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="digits,fashion-mnist")
     given = parser.parse_args()
-    random_, cores = random.Random(given.seed), Cores()
+    random_ = random.Random(given.seed)
     count, wrong = Counter[tuple[str, str]](), list[str]()
     names = given.data.split(",")
     with tempfile.TemporaryDirectory() as place:
         expected = {}
         for name in names:
-            cores.take()
             start(name, Path(place) / f"undisturbed-{name}", 1).wait(RUN_SECONDS)
             expected[name] = hash_of(Path(place) / f"undisturbed-{name}")
         run = kills = 0
@@ -169,7 +145,6 @@ def main() -> None:
             folder.parent.mkdir()
             while True:
                 ranks, kind = random_.randint(1, 5), random_.choice(KINDS)
-                cores.take()
                 job = start(name, folder, ranks)
                 struck = times < 8 and disturb(kind, job, folder, random_)
                 try:
@@ -179,7 +154,6 @@ def main() -> None:
                     os.killpg(job.pid, signal.SIGKILL)
                     job.wait()
                     code = -9
-                cores.give()
                 complete = (folder / "result.json").exists()
                 if struck:
                     kills, times = kills + 1, times + 1

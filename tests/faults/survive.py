@@ -4,7 +4,7 @@
 
 Needs Open MPI. Of every run on 2 to 5 ranks, one or more random ranks are killed, once it trains;
 never all of them. It has to end with code 0, the undisturbed run's hash of θ and the same records
-in metrics.jsonl, and to leave nothing behind. $CPU_LOCK is as for kills.py.
+in metrics.jsonl, and to leave nothing behind.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from tests.conftest import environment
-from tests.faults.kills import Cores, hash_of, leftovers, processes, segments
+from tests.faults.kills import hash_of, leftovers, processes, segments
 
 MPIRUN = str(Path(sys.executable).with_name("mpirun"))
 COMMON = ["checkpoint.every_steps=7", "log_every_steps=1", "optimizer.name=adam"]
@@ -34,7 +34,6 @@ NETS = {  # few bytes to sum, many, and two ranks in each process
     "digits threads": ["epochs=30", "threads=2", "batch_size=128", "micro_batch_size=8"],
 }
 RUN_SECONDS = 30.0
-SLICE_SECONDS = 10.0
 
 
 def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
@@ -83,18 +82,15 @@ def main() -> None:
     parser.add_argument("--nets", default=",".join(NETS))
     given = parser.parse_args()
     names = given.nets.split(",")
-    random_, cores = random.Random(given.seed), Cores(SLICE_SECONDS)
+    random_ = random.Random(given.seed)
     count, wrong = Counter[str](), list[str]()
     with tempfile.TemporaryDirectory() as place:
         whole = {name: Path(place) / f"{name} undisturbed" for name in NETS}
         for name, folder in whole.items():
-            cores.take()
             start(name, folder, 1).wait(RUN_SECONDS)
-            cores.give()
         for run in range(given.runs):
             name, folder = names[run % len(names)], Path(place) / str(run)
             ranks = random_.randint(2, 5)
-            cores.take()
             job = start(name, folder, ranks)
             killed = kill_some(job, folder, ranks, random_)
             try:
@@ -105,7 +101,6 @@ def main() -> None:
                     time.sleep(0.5)
                 os.killpg(job.pid, signal.SIGKILL)
                 code = job.wait()
-            cores.give()
             faults = [f"code {code}"] if code else []
             if not (folder / "result.json").exists():
                 faults.append("not complete")
