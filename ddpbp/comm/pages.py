@@ -77,7 +77,9 @@ def sweep() -> None:
 
 
 CELL_BYTES = 64  # a cache line each, so that no rank slows another down
-SPINS = 100  # looks before the core is offered to others
+# How a rank waits for the others: so often it just looks; then it offers its core to others at each
+# look; and at last it naps, so that other threads of its process get on too.
+SPINS, PATIENT_LOOKS, NAP_SECONDS = 100, 1_000, 50e-6
 
 
 def make_barrier(world: World) -> Callable[[], None] | None:
@@ -103,7 +105,9 @@ def make_barrier(world: World) -> Callable[[], None] | None:
         looks = 0
         while min(counts.tolist()) < meeting:
             looks += 1
-            if looks > SPINS:
+            if looks > PATIENT_LOOKS:
+                time.sleep(NAP_SECONDS)
+            elif looks > SPINS:
                 os.sched_yield()
 
     return barrier
