@@ -31,6 +31,8 @@ SLOW_UNTIL = 8
 SLOW = 10.0
 # A process that is told to end leaves rank 0 this time to speak, and the launcher to end it.
 GRACE_SECONDS = 3.0
+# The most that this thread waits for the interpreter: MPICH kills all some 20 ms after a death.
+SWITCH_SECONDS = 5e-4
 
 Fault = dict[str, Any]
 
@@ -144,6 +146,8 @@ class Heartbeat:
             self._connect()
             self._thread = threading.Thread(target=self._run, name="ddpbp heartbeat", daemon=True)
             self._thread.start()
+            self._switch_seconds = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_SECONDS)
         return self
 
     def __exit__(
@@ -161,6 +165,7 @@ class Heartbeat:
             self._stop()
 
     def _stop(self) -> None:
+        sys.setswitchinterval(self._switch_seconds)
         self._end.close()
         self._thread.join()
         for peer in self._peers:
