@@ -3,8 +3,6 @@
 import hashlib
 import os
 import shutil
-import socket
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -171,15 +169,12 @@ def write_fault(folder: Path, fault: dict[str, Any]) -> bool:
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     text = msgspec.json.format(msgspec.json.encode({**fault, "time": now}), indent=2) + b"\n"
-    temporary = folder / f".{FAULT}.{socket.gethostname()}.{threading.get_native_id()}.tmp"
-    try:
-        temporary.write_bytes(text)
-        try:
-            os.link(temporary, folder / FAULT)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+    try:  # in two calls: a launcher may be about to kill this process too
+        file = os.open(folder / FAULT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(file, text)
+        os.close(file)
+    except FileExistsError:
+        return False
     except OSError:  # no folder here, or nothing can be written any more: still a fault to tell
         return True
     return True

@@ -63,12 +63,12 @@ def test_who_stalls_is_named(mpirun, tmp_path, fault):
 def test_a_killed_rank_is_told_in_the_run_folder(mpirun, tmp_path):
     driver, out = tmp_path / "driver.py", tmp_path / "run"
     driver.write_text(DRIVER.format(rank=2, wait=0, what="os.kill(os.getpid(), signal.SIGKILL)"))
-    # MPICH kills the others some 20 ms later: on a busy machine rank 0 may be too late once.
-    for _ in range(3):
+    # MPICH kills the others within milliseconds, so that rank 0 is too late every other time.
+    for _ in range(10):
         ended = mpirun(3, driver, "train", f"output={out}", "--overwrite")
         assert ended.returncode != 0
         assert ended.seconds < 5
-        if (out / "fault.json").exists():
+        if (out / "fault.json").exists() and (out / "fault.json").stat().st_size:
             break
     told = json.loads((out / "fault.json").read_text())
     assert told["rank"] == 2

@@ -31,7 +31,8 @@ SLOW_UNTIL = 8
 SLOW = 10.0
 # A process that is told to end leaves rank 0 this time to speak, and the launcher to end it.
 GRACE_SECONDS = 3.0
-# The most that this thread waits for the interpreter: MPICH kills all some 20 ms after a death.
+# The most that this thread waits for the interpreter: MPICH kills all within
+# milliseconds after a death.
 SWITCH_SECONDS = 5e-4
 
 Fault = dict[str, Any]
