@@ -12,7 +12,6 @@ Rank j of a machine (its lane j) does this for the j-th share of every bucket, w
 the other machines. Messages move while their requests are tested: `start` does that.
 """
 
-import mmap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ import numpy.typing as npt
 
 from ddpbp import tree
 from ddpbp.comm.portable import Tails
-from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, is_finite
+from ddpbp.comm.reducer import Array, Layout, Reduced, TreeSum, is_finite
+from ddpbp.comm.shared import SharedSums
 from ddpbp.comm.world import Request, World
 
 # How a rank waits that has nothing to compute: so often it looks at once, then after naps.
@@ -57,43 +57,21 @@ class _Plan:
     received_roots: list[_Message] = field(default_factory=list)
 
 
-class Bucketed(Reducer):
+class Bucketed(SharedSums):
     """Ranks of several machines: shared memory inside them, overlapped messages between them."""
 
     def __init__(self, world: World, layout: Layout, memory: Array, sums: Array) -> None:
-        self._bytes = memory
-        super().__init__(world, layout)
-        every = memory[:, : self.node_count * layout.row_bytes]
-        self._rows, _, _ = self._parts(every.reshape(world.local_size, self.node_count, -1))
-        self._grad = sums.reshape(-1).view(layout.dtype)[: layout.length]
+        super().__init__(world, layout, memory, sums)
         cap = max(1, layout.bucket_cap_bytes // layout.dtype.itemsize)
         ends = range(layout.length, 0, -cap)
         self._buckets = [(max(0, end - cap), end) for end in ends]
-        self._plans: dict[tuple[int, int], _Plan] = {}
+        self._bucket_plans: dict[tuple[int, int], _Plan] = {}
         self._tails = Tails(self)
-        self._scratch: list[Array] = []
         self._buffers: dict[Any, Array] = {}
         # Of one bucket: a machine sends no more nodes than its ranks hold; the last is the root's.
         self._tags = 1 + max(world.node_sizes) * self.node_count
         self._travelling: list[tuple[Iterator[list[Request]], list[Request]]] = []
         self._size, self._begun, self._finite = 0, 0, True
-
-    def _allocate(self, rows: int) -> Array:
-        mine = self._bytes[self.world.local_rank, : rows * self.layout.row_bytes]
-        return mine.reshape(rows, self.layout.row_bytes)
-
-    @classmethod
-    def make(cls, world: World, layout: Layout) -> "tuple[Bucketed | None, str]":
-        """Return the reducer, or None and the reason why a machine cannot have it."""
-        programs = (tree.root_program(n, world.world_size) for n in layout.leaf_counts)
-        rows = max(max(counts) for counts, _ in programs)
-        slice_bytes = -(-layout.grad_bytes // world.local_size)
-        pages = -(-slice_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory, reason = world.share(rows * layout.row_bytes)
-        sums, reason = world.share(pages) if memory is not None else (None, reason)
-        if memory is None or sums is None:
-            return None, reason
-        return cls(world, layout, memory, sums), ""
 
     def nodes(self, size: int) -> slice:
         self._size, self._begun, self._finite = size, 0, True
@@ -167,9 +145,9 @@ class Bucketed(Reducer):
 
     def _plan(self, bucket: int) -> _Plan:
         where = (self._size, bucket)
-        if where not in self._plans:
-            self._plans[where] = self._make_plan(*where)
-        return self._plans[where]
+        if where not in self._bucket_plans:
+            self._bucket_plans[where] = self._make_plan(*where)
+        return self._bucket_plans[where]
 
     def _make_plan(self, size: int, bucket: int) -> _Plan:
         world, here = self.world, self.world.node
@@ -182,7 +160,7 @@ class Bucketed(Reducer):
         joins = [tree.joins(held, size) for held in spans]
         first = sum(world.node_sizes[:here])
         held = [
-            self._rows[local, node]
+            self._all_grads[local, node]
             for local in range(world.local_size)
             for node in range(len(covers[first + local]))
         ]

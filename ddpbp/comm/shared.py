@@ -14,7 +14,7 @@ from ddpbp.comm.world import World
 
 
 class Shared(Reducer):
-    """What the two reducers of one machine have in common: rows that all ranks can read."""
+    """What reducers in shared memory have in common: rows that all ranks of a machine can read."""
 
     def __init__(self, world: World, layout: Layout, memory: Array) -> None:
         self._bytes = memory
@@ -27,7 +27,7 @@ class Shared(Reducer):
         self._plans: dict[tuple[int, int], tuple[list[TreeSum], TreeSum]] = {}
 
     def _allocate(self, rows: int) -> Array:
-        mine = self._bytes[self.world.rank, : rows * self.layout.row_bytes]
+        mine = self._bytes[self.world.local_rank, : rows * self.layout.row_bytes]
         return mine.reshape(rows, self.layout.row_bytes)
 
     @classmethod
@@ -78,26 +78,33 @@ class SharedSmall(Shared):
         return Reduced(self._grad, self._statistics, is_finite(self._grad), max(signals))
 
 
-class SharedSlices(Shared):
-    """Each rank adds one slice of all nodes, block by block in its cache, for everybody to read."""
+class SharedSums(Shared):
+    """What is summed slice by slice: one vector that all ranks of the machine read."""
 
     def __init__(self, world: World, layout: Layout, memory: Array, sums: Array) -> None:
         super().__init__(world, layout, memory)
-        self._finite = memory[:, -8:].view(np.int64)[:, 0]
-        width = sums.shape[1] // layout.dtype.itemsize  # whole pages: the slices form one vector
+        self._width = sums.shape[1] // layout.dtype.itemsize  # whole pages: they form one vector
         self._grad = sums.reshape(-1).view(layout.dtype)[: layout.length]
-        self._begin = min(world.rank * width, layout.length)
-        self._mine = blocks(self._grad[self._begin : (world.rank + 1) * width])
 
     @classmethod
     def make(cls, world: World, layout: Layout) -> tuple[Shared | None, str]:
-        slice_bytes = -(-layout.grad_bytes // world.world_size)
+        slice_bytes = -(-layout.grad_bytes // world.local_size)
         pages = -(-slice_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         memory, reason = world.share(-(-cls._rows_bytes(world, layout) // 8) * 8 + 8)
         sums, reason = world.share(pages) if memory is not None else (None, reason)
         if memory is None or sums is None:
             return None, reason
         return cls(world, layout, memory, sums), ""
+
+
+class SharedSlices(SharedSums):
+    """Each rank adds one slice of all nodes, block by block in its cache, for everybody to read."""
+
+    def __init__(self, world: World, layout: Layout, memory: Array, sums: Array) -> None:
+        super().__init__(world, layout, memory, sums)
+        self._finite = memory[:, -8:].view(np.int64)[:, 0]
+        self._begin = min(world.rank * self._width, layout.length)
+        self._mine = blocks(self._grad[self._begin : (world.rank + 1) * self._width])
 
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self._signal(signal)

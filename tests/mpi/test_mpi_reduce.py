@@ -22,7 +22,7 @@ from ddpbp.wire import WIRES
 pytestmark = pytest.mark.mpi
 
 
-def made(kind: type[Shared | Bucketed]) -> Callable[[World, Layout], Reducer]:
+def made(kind: type[Shared]) -> Callable[[World, Layout], Reducer]:
     def make(world: World, layout: Layout) -> Reducer:
         reducer, reason = kind.make(world, layout)
         assert reducer is not None, reason
