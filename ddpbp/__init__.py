@@ -6,31 +6,31 @@ Importing ddpbp gives BLAS one thread; import it before NumPy. The names below l
 from importlib import import_module
 from typing import Any
 
-from ddpbp import pin
+from ddpbp.base import blas
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Backprop": "ddpbp.nn.backprop",
-    "Config": "ddpbp.config",
+    "Config": "ddpbp.config.settings",
     "DdpbpError": "ddpbp.errors",
-    "Evaluator": "ddpbp.evaluate",
-    "Model": "ddpbp.model",
+    "Evaluator": "ddpbp.engine.evaluator",
+    "Model": "ddpbp.store.model_file",
     "Network": "ddpbp.nn.network",
     "Parameters": "ddpbp.nn.network",
-    "Trained": "ddpbp.train",
-    "Trainer": "ddpbp.trainer",
+    "Trained": "ddpbp.run.training",
+    "Trainer": "ddpbp.engine.trainer",
     "World": "ddpbp.comm.world",
     "initialize": "ddpbp.nn.network",
     "join": "ddpbp.comm.world",
-    "load_model": "ddpbp.model",
-    "resolve": "ddpbp.config",
+    "load_model": "ddpbp.store.model_file",
+    "resolve": "ddpbp.config.settings",
     "simulate": "ddpbp.comm.world",
 }
 
 __all__ = sorted(_HOMES)
 
-pin.threads()
+blas.threads()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 
 
 def main() -> None:

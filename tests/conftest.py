@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import pytest
 
-from ddpbp import pin
+from ddpbp.base import blas
 from ddpbp.comm.world import launched
 
 if TYPE_CHECKING:
     from tests.cluster.hosts import Hosts
     from tests.cluster.slurm import Slurm
 
-pin.threads()  # before a test imports NumPy
+# Before a test imports NumPy. A machine's own OPENBLAS_CORETYPE is removed, for the runs that tests
+# start too: they would otherwise compare one kernel with another.
+blas.threads()
+blas.kernel("native")
 
 HERE = launched()  # (rank, ranks) if this pytest was itself started by mpirun
 TIMEOUT_SECONDS = 60

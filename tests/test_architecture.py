@@ -35,7 +35,7 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             assert node.module
-            # `from ddpbp import tree` names a module, `from ddpbp.tree import fold` none
+            # `from ddpbp import tree` names a module, `from ddpbp.base.tree import fold` none
             found |= {
                 f"{node.module}.{alias.name}"
                 if (PACKAGE.parent / node.module.replace(".", "/") / f"{alias.name}.py").exists()
@@ -104,7 +104,7 @@ def test_importing_the_package_imports_no_numpy():
 SCRIPT = """
 import json, sys
 import ddpbp
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 code = run({arguments})
 sys.stderr.write(json.dumps([code, sorted(sys.modules)]))
 """

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpbp import tree
-from ddpbp.build import load, make_backprop, make_network
-from ddpbp.config import parse
+from ddpbp.base import tree
+from ddpbp.config.settings import parse
 from ddpbp.data.batches import leaf_shapes
 from ddpbp.data.sources import Part
-from ddpbp.gradcheck import TOLERANCE, Row, check, check_config
+from ddpbp.engine.build import load, make_backprop, make_network
 from ddpbp.nn.activations import ACTIVATIONS, Activation, Array
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.losses import LOSSES
 from ddpbp.nn.network import initialize
+from ddpbp.tools.gradient_check import TOLERANCE, Row, check, check_config
 
 
 class Problem:

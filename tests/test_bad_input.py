@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 
 X = np.arange(36.0).reshape(12, 3)
 Y = np.arange(12) % 3
@@ -226,7 +226,7 @@ import os, sys
 from ddpbp.comm.world import launched
 rank = launched()[0]
 {before}
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -253,7 +253,7 @@ def test_data_of_one_rank_only(mpirun, tmp_path, there, code, message):
 
 def test_flipped_bit_stops_the_run(mpirun, tmp_path):
     before = """
-from ddpbp.trainer import Trainer
+from ddpbp.engine.trainer import Trainer
 step = Trainer.train_step
 def flipping(self, batch):
     loss = step(self, batch)
@@ -274,8 +274,8 @@ Trainer.train_step = flipping
 
 RAISING = """
 import sys
-from ddpbp.cli import run
-from ddpbp.train import Trainer
+from ddpbp.cli.main import run
+from ddpbp.run.training import Trainer
 step = Trainer.train_step
 def raising(self, batch):
     if self.world.rank in {ranks} and self.step == 3:

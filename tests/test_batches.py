@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddpbp import draws
+from ddpbp.base import draws
 from ddpbp.data import batches as module
 from ddpbp.data.batches import Batches, leaf_shapes
 from ddpbp.data.order import Order

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SETTINGS = ["epochs=2", "data.validation=0"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 from ddpbp.comm.world import launched
 
 SMALL = ["epochs=2", "model.hidden=[7, 5]"]
@@ -206,7 +206,7 @@ def test_one_process_needs_no_mpi_and_imports_little(python, tmp_path):
     stub = "raise RuntimeError('cannot load MPI library')"
     (tmp_path / "mpi4py/__init__.py").write_text(stub)
     code = (
-        "import sys; from ddpbp.cli import run; code = run(sys.argv[1:]); "
+        "import sys; from ddpbp.cli.main import run; code = run(sys.argv[1:]); "
         "print('modules', *sys.modules); sys.exit(code)"
     )
     train = ("train", *SMALL, f"output={tmp_path / 'run'}")

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ddpbp.config import SECTIONS, Config, dump, parse, resolve, schema, to_toml
+from ddpbp.config.settings import SECTIONS, Config, dump, parse, resolve, schema, to_toml
 from ddpbp.errors import ConfigError
 from ddpbp.nn.activations import ACTIVATIONS
 from ddpbp.nn.losses import LOSSES

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ddpbp.comm.reduce import tree_sum
+from ddpbp.comm.all_reduce.choose import tree_sum
 from ddpbp.comm.world import World, simulate
 from ddpbp.data import dataset as module
 from ddpbp.data.dataset import BlockSum, Dataset, fit_standardization, prepare, split

@@ -81,13 +81,13 @@ def test_srun_that_knows_another_mpi_is_told(slurm):
 
 FAULTS = {
     "canary": """
-from ddpbp import pin
+from ddpbp.base import blas
 if launched()[0] == 1:
-    pin.HASWELL.clear()  # so that it does not mend this
+    blas.HASWELL.clear()  # so that it does not mend this
     os.environ["OPENBLAS_CORETYPE"] = "Prescott"
 """,
     "reduction": """
-from ddpbp.comm.shared import SharedSmall
+from ddpbp.comm.all_reduce.shared import SharedSmall
 finish = SharedSmall.finish
 def off_by_a_bit(self, size, signal=0):
     reduced = finish(self, size, signal)
@@ -100,7 +100,7 @@ if launched()[0] == 1:
     time.sleep(60)
 """,
     "links": """
-from ddpbp import bench
+from ddpbp.tools import bench
 links = bench.links
 bench.links = lambda world: time.sleep(60 * world.rank) or links(world)
 """,
@@ -112,7 +112,7 @@ def test_fault_of_one_rank_is_found_and_nothing_hangs(mpirun, tmp_path, fault):
     script = tmp_path / "doctor.py"
     script.write_text(
         "import os, sys, time\nfrom ddpbp.comm.world import launched\n"
-        f"{FAULTS[fault]}\nfrom ddpbp.cli import run\nsys.exit(run(sys.argv[1:]))\n"
+        f"{FAULTS[fault]}\nfrom ddpbp.cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
     )
     ended = mpirun(2, script, "doctor", "--timeout", "2", f"output={tmp_path}", seconds=30)
     assert ended.returncode == 1, ended.stdout + ended.stderr

@@ -243,9 +243,9 @@ def test_ddpbp_launch_is_the_launcher(python, alone, tmp_path):
 FAULT = """
 import os, sys, threading, time
 def spoil():
-    while not hasattr(sys.modules.get("ddpbp.trainer"), "Trainer"):
+    while not hasattr(sys.modules.get("ddpbp.engine.trainer"), "Trainer"):
         time.sleep(0.01)
-    trainer = sys.modules["ddpbp.trainer"].Trainer
+    trainer = sys.modules["ddpbp.engine.trainer"].Trainer
     step = trainer.train_step
     def train_step(self, batch):
         if self.step == 30:

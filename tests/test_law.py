@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 
 DIGITS = ["data.source=digits", "epochs=1", "batch_size=64", "data.validation=0.1"]
 # 1,813 rows: 1,178 to train on, 635 to validate, in evaluation leaves of 512 and 123.

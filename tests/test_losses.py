@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.build import load
 from ddpbp.data.sources import Part
+from ddpbp.engine.build import load
 from ddpbp.nn.activations import OUTPUTS, Array, softmax_pullback
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.losses import LOSSES, Loss, make_loss

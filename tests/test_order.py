@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ddpbp import draws
+from ddpbp.base import draws
 from ddpbp.data.order import Order
 from ddpbp.nn.dropout import Dropout
 

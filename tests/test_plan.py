@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpbp.cli import run
-from ddpbp.comm.reducer import Layout
-from ddpbp.config import resolve
-from ddpbp.plan import Compute, Machine, Shape, advice, predict, shapes
+from ddpbp.cli.main import run
+from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.config.settings import resolve
+from ddpbp.tools.plan import Compute, Machine, Shape, advice, predict, shapes
 from tests.cluster.hosts import Hosts
 
 # A million numbers; forward 40 ms, backward 80 ms, update 4 ms for 8 leaves.

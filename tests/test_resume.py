@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ddpbp import stop
-from ddpbp.cli import run
-from ddpbp.model import model_file
-from ddpbp.trainer import Trainer
+from ddpbp.cli.main import run
+from ddpbp.engine.trainer import Trainer
+from ddpbp.run import requests
+from ddpbp.store.model_file import model_file
 
 # 107 rows to train on: 4 steps an epoch, 12 in all, and a short last batch.
 SMALL = [
@@ -37,12 +37,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Let SIGTERM come during these steps, and no other."""
     count = 0
 
-    def pending(self: stop.Requests, rank: int) -> int:
+    def pending(self: requests.Requests, rank: int) -> int:
         nonlocal count
         count += rank == 0
-        return stop.SIGNAL + signal.SIGTERM if count in steps and rank == 0 else 0
+        return requests.SIGNAL + signal.SIGTERM if count in steps and rank == 0 else 0
 
-    monkeypatch.setattr(stop.Requests, "pending", pending)
+    monkeypatch.setattr(requests.Requests, "pending", pending)
 
 
 WAYS: dict[str, list[str]] = {
@@ -264,7 +264,7 @@ def test_other_bits_are_refused(interrupted, monkeypatch, capsys, what):
     if what == "canary":
         monkeypatch.setattr(Trainer, "_canary", lambda self: "0" * 64)
     else:
-        monkeypatch.setattr("ddpbp.build.digest", lambda arrays: "0" * 64)
+        monkeypatch.setattr("ddpbp.engine.build.digest", lambda arrays: "0" * 64)
     assert run(command) == 2
     err = capsys.readouterr().err
     assert f"the {what} ha" in err
@@ -279,7 +279,9 @@ def test_other_bits_are_refused(interrupted, monkeypatch, capsys, what):
 def test_the_last_and_the_best_are_kept(tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
     score = {"loss": 0.0}
-    monkeypatch.setattr("ddpbp.train.Evaluator.score", lambda *_: {**score, "loss": next(losses)})
+    monkeypatch.setattr(
+        "ddpbp.run.training.Evaluator.score", lambda *_: {**score, "loss": next(losses)}
+    )
     keep = ["checkpoint.every_steps=3", "checkpoint.keep_best=2", "checkpoint.keep_last=1"]
     assert run([*SMALL, *keep, "epochs=6", f"output={tmp_path}"]) == 0
     found = {path.name for path in (tmp_path / "checkpoints").glob("step-*")}
@@ -296,7 +298,7 @@ def test_training_goes_on_if_a_checkpoint_fails(tmp_path, undisturbed, run_folde
         stop_at(patch, 5)
         failing = iter([False, True, True])
         patch.setattr(
-            "ddpbp.checkpoint.model_file",
+            "ddpbp.store.checkpoint.model_file",
             lambda *given: full() if next(failing) else model_file(*given),
         )
         assert run(command) == 1  # a stop that cannot save is a failure, not 75
@@ -311,7 +313,7 @@ def test_training_goes_on_if_a_checkpoint_fails(tmp_path, undisturbed, run_folde
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.exit(run(sys.argv[2:]))
 """
@@ -348,9 +350,9 @@ def test_a_full_disk(python, tmp_path):
 # Rank 1 (or the only one) gets a signal while it is in step 5.
 SIGNALLED = """
 import os, signal, sys
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 from ddpbp.comm.world import launched
-from ddpbp.trainer import Trainer
+from ddpbp.engine.trainer import Trainer
 number, times, *arguments = sys.argv[1:]
 step = Trainer.train_step
 def signalled(self, batch):
@@ -391,13 +393,13 @@ def test_in_one_process_ctrl_c_twice_ends_at_once(python, tmp_path):
 def test_a_second_signal_ends_at_once_even_while_waiting_in_c(python, tmp_path):
     code = """
 import os, signal, threading, time
-from ddpbp import stop
-stop.PATIENCE_SECONDS = 0.2
-with stop.Requests(max_seconds=0, every_minutes=0, alone=False) as requests:
+from ddpbp.run import requests
+requests.PATIENCE_SECONDS = 0.2
+with requests.Requests(max_seconds=0, every_minutes=0, alone=False) as asked:
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     time.sleep(0.3)
-    assert requests.pending(3) == stop.SIGNAL + signal.SIGUSR1
+    assert asked.pending(3) == requests.SIGNAL + signal.SIGUSR1
     kill = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
     kill.start()
     lock = threading.Lock()
@@ -419,21 +421,21 @@ def test_after_max_seconds_all_ranks_stop(mpirun, tmp_path):
 
 def test_minutes_are_counted_from_the_last_checkpoint(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("ddpbp.stop.time.monotonic", lambda: now)
-    requests = stop.Requests(max_seconds=200, every_minutes=1, alone=False)
+    monkeypatch.setattr("ddpbp.run.requests.time.monotonic", lambda: now)
+    clock = requests.Requests(max_seconds=200, every_minutes=1, alone=False)
     asked = []
     for now in (159.0, 161.0, 161.1, 301.0):
         asked.append((requests.pending(0), requests.pending(1)))
-        if asked[-1][0] == stop.SAVE and now > 161.0:
+        if asked[-1][0] == requests.SAVE and now > 161.0:
             requests.saved()
-    assert [first for first, _ in asked] == [0, stop.SAVE, stop.SAVE, stop.TIME]
+    assert [first for first, _ in asked] == [0, requests.SAVE, requests.SAVE, requests.TIME]
     assert {second for _, second in asked} == {0}
 
 
 KILLED = """
 import os, signal, sys
-from ddpbp.cli import run
-from ddpbp.trainer import Trainer
+from ddpbp.cli.main import run
+from ddpbp.engine.trainer import Trainer
 step = Trainer.train_step
 def killed(self, batch):
     if self.step == 7 and self.world.rank == 1:

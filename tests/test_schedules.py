@@ -4,13 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.build import make_schedule
 from ddpbp.comm.world import World
-from ddpbp.config import parse
+from ddpbp.config.settings import parse
 from ddpbp.data.dataset import Dataset
 from ddpbp.data.sources import Part
+from ddpbp.engine.build import make_schedule
+from ddpbp.engine.trainer import Trainer
 from ddpbp.nn.schedules import SCHEDULES, ScheduleSettings, factor
-from ddpbp.trainer import Trainer
 
 
 def settings(

@@ -15,8 +15,8 @@ HOST = os.uname().nodename
 # A rank does something in its step 5, late enough that the others have heard of that step.
 DRIVER = """
 import os, signal, sys, time
-from ddpbp.cli import run
-from ddpbp.trainer import Trainer
+from ddpbp.cli.main import run
+from ddpbp.engine.trainer import Trainer
 step = Trainer.train_step
 def disturbed(self, batch):
     if self.step == 5 and self.world.rank == {rank}:
@@ -77,10 +77,10 @@ def test_a_killed_rank_is_told_in_the_run_folder(mpirun, tmp_path):
 
 NO_ALARM = """
 import os, subprocess, sys, time
-from ddpbp.cli import run
+from ddpbp.cli.main import run
 from ddpbp.comm import heartbeat
-from ddpbp.evaluate import Evaluator
-from ddpbp.trainer import Trainer
+from ddpbp.engine.evaluator import Evaluator
+from ddpbp.engine.trainer import Trainer
 score, step = Evaluator.score, Trainer.train_step
 def slow(self, *arguments):
     time.sleep(3 * (self._world.rank == 1))

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from ddpbp.checkpoint import Checkpoint, Progress, State
 from ddpbp.comm.world import simulate
 from ddpbp.errors import OutOfStep
-from ddpbp.resume import Start
-from ddpbp.runfolder import complete
+from ddpbp.run.start import Start
+from ddpbp.store.checkpoint import Checkpoint, Progress, State
+from ddpbp.store.run_folder import complete
 from tests.conftest import _launcher
 
 # Ranks, as they were at the start, are killed at places: (what is called, its n-th call there).
 DRIVER = """
 import os, signal, sys
-from ddpbp import checkpoint, evaluate, train
-from ddpbp.cli import run
-from ddpbp.comm.portable import Gathered
+from ddpbp.store import checkpoint
+from ddpbp.engine import evaluator as evaluate
+from ddpbp.run import training as train
+from ddpbp.cli.main import run
+from ddpbp.comm.all_reduce.portable import Gathered
 from ddpbp.comm.heartbeat import Heartbeat
 rank = os.environ["OMPI_COMM_WORLD_RANK"]
 def strike(owner, name, calls):

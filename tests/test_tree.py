@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ddpbp import tree
+from ddpbp.base import tree
 
 SIZES = range(1, 41)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddpbp.wire import WIRES
+from ddpbp.base.rounding import WIRES
 
 # Mantissa bits that a form keeps, and its smallest exponent.
 FORMS = {"bf16": (7, -126), "fp16": (10, -14)}

@@ -315,7 +315,7 @@ class MpiWorld(World):
         return self._lane_comm.Irecv(receive, node, tag)
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
-        from ddpbp.comm.pages import make_barrier, map_pages
+        from ddpbp.comm.shared_memory import make_barrier, map_pages
 
         memory, reason = map_pages(self, bytes_per_rank)
         if memory is not None and self._barrier == self.local_comm.Barrier:

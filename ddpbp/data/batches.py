@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws, tree
+from ddpbp.base import draws, tree
 from ddpbp.data.order import Order
 
 Array = npt.NDArray[Any]

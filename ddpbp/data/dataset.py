@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws
+from ddpbp.base import draws
 from ddpbp.data.order import Order
 from ddpbp.data.sources import Part, Source, column_order
 from ddpbp.errors import DataError

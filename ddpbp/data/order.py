@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws
+from ddpbp.base import draws
 
 _ROUNDS = 4
 

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import tree
+from ddpbp.base import tree
+from ddpbp.base.rounding import Wire
 from ddpbp.nn.activations import softmax_pullback
 from ddpbp.nn.dropout import Dropout
 from ddpbp.nn.losses import Loss
 from ddpbp.nn.network import Network, Parameters
 from ddpbp.nn.workspace import Leaves, Memory, Stack
-from ddpbp.wire import Wire
 
 Array = npt.NDArray[Any]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws
+from ddpbp.base import draws
 
 _LANES = 4  # a 64-bit draw decides four units, 16 bits each
 

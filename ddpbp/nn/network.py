@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws
+from ddpbp.base import draws
 from ddpbp.nn.activations import ACTIVATIONS, OUTPUTS
 
 Array = npt.NDArray[Any]

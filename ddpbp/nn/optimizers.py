@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import tree
+from ddpbp.base import tree
 from ddpbp.nn.activations import BLOCK
 from ddpbp.nn.network import Network
 

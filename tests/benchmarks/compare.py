@@ -67,8 +67,8 @@ def synthetic(net: str, leaves: int) -> Any:
 def make_ddpbp(net: str, leaves: int) -> Step:
     """One rank of ddpbp; `leaves` of a batch."""
     from ddpbp import join
-    from ddpbp.build import open_dataset
-    from ddpbp.trainer import Trainer
+    from ddpbp.engine.build import open_dataset
+    from ddpbp.engine.trainer import Trainer
 
     config = synthetic(net, leaves)
     world = join()

@@ -43,9 +43,9 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     import numpy as np
 
     from ddpbp import join
-    from ddpbp.build import open_dataset
-    from ddpbp.comm.reducer import Reduced, Reducer
-    from ddpbp.trainer import Trainer
+    from ddpbp.comm.all_reduce.reducer import Reduced, Reducer
+    from ddpbp.engine.build import open_dataset
+    from ddpbp.engine.trainer import Trainer
 
     class Mute(Reducer):
         """Sends nothing: the cost of everything else."""

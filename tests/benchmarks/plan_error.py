@@ -22,7 +22,7 @@ from ddpbp import join, resolve
 *settings, _, file = sys.argv[1:]
 path = Path(settings.pop(0)) if "=" not in settings[0] else None
 world, config = join(), resolve(path, settings)
-from ddpbp.bench import measure
+from ddpbp.tools.bench import measure
 found = measure(config, world)
 if world.rank == 0:
     Path(file).write_text(json.dumps(found))

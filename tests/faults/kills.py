@@ -21,8 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from ddpbp.checkpoint import read, steps_in
 from ddpbp.errors import DataError
+from ddpbp.store.checkpoint import read, steps_in
 
 SETTINGS = {
     "digits": ["epochs=120", "optimizer.name=adam", "optimizer.learning_rate=0.002"],

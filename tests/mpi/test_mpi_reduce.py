@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp import tree
+from ddpbp.base import tree
+from ddpbp.base.rounding import WIRES
 from ddpbp.comm import threads
-from ddpbp.comm.bucketed import Bucketed
-from ddpbp.comm.portable import Gathered, Sliced
-from ddpbp.comm.reduce import SMALL_BYTES, make_reducer, tree_sum
-from ddpbp.comm.reducer import BLOCK, Layout, Local, Reducer
-from ddpbp.comm.shared import Shared, SharedSlices, SharedSmall
+from ddpbp.comm.all_reduce.bucketed import Bucketed
+from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer, tree_sum
+from ddpbp.comm.all_reduce.portable import Gathered, Sliced
+from ddpbp.comm.all_reduce.reducer import BLOCK, Layout, Local, Reducer
+from ddpbp.comm.all_reduce.shared import Shared, SharedSlices, SharedSmall
 from ddpbp.comm.world import MpiWorld, World, join
-from ddpbp.wire import WIRES
 
 pytestmark = pytest.mark.mpi
 
@@ -193,7 +193,7 @@ def test_tree_sum_gives_the_bits_of_one_process(world, size):
 
 
 def test_a_file_that_a_killed_run_left_is_removed(world, monkeypatch):
-    from ddpbp.comm import pages
+    from ddpbp.comm import shared_memory as pages
 
     gone, living = (Path("/dev/shm") / f"ddpbp.{pid}.test" for pid in (2**22 + 1, os.getpid()))
     if world.local_rank == 0:

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from ddpbp.comm.watch import require_equal, require_in_step
+from ddpbp.comm.comparison import require_equal, require_in_step
 from ddpbp.comm.world import World, join
 from ddpbp.errors import ConfigError, DataError, DdpbpError, OutOfStep
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ddpbp.config import resolve
-from ddpbp.train import train
+from ddpbp.config.settings import resolve
+from ddpbp.run.training import train
 
 PAPER = {
     ("relu", "[100]"): 0.871,

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import tree
-from ddpbp.comm.portable import Tails
-from ddpbp.comm.reducer import Array, Layout, Reduced, TreeSum, is_finite
-from ddpbp.comm.shared import SharedSums
+from ddpbp.base import tree
+from ddpbp.comm.all_reduce.portable import Tails
+from ddpbp.comm.all_reduce.reducer import Array, Layout, Reduced, TreeSum, is_finite
+from ddpbp.comm.all_reduce.shared import SharedSums
 from ddpbp.comm.world import Request, World
 
 # How a rank waits that has nothing to compute: so often it looks at once, then after naps.

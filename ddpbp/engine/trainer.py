@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws, pin, tree
-from ddpbp.build import load, make_backprop, make_network, make_optimizer, make_schedule
-from ddpbp.checkpoint import State
-from ddpbp.comm.reduce import make_reducer
-from ddpbp.comm.reducer import Layout
-from ddpbp.comm.watch import digest, require_equal, require_in_step
+from ddpbp.base import blas, draws, tree
+from ddpbp.base.hashing import digest
+from ddpbp.comm.all_reduce.choose import make_reducer
+from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.comm.comparison import require_equal, require_in_step
 from ddpbp.comm.world import World
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
 from ddpbp.data.batches import Batch, Batches
 from ddpbp.data.dataset import Dataset
+from ddpbp.engine.build import load, make_backprop, make_network, make_optimizer, make_schedule
 from ddpbp.errors import Diverged, OutOfStep
 from ddpbp.nn.network import initialize
 from ddpbp.nn.schedules import factor
+from ddpbp.store.checkpoint import State
 
 Array = npt.NDArray[Any]
 
@@ -72,7 +73,7 @@ class Trainer:
             config.wire,
             config.bucket_cap_bytes,
         )
-        self.reducer = make_reducer(world, layout, pin.notes.append)
+        self.reducer = make_reducer(world, layout, blas.notes.append)
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
             n: tree.run_program(n, world.rank, world.world_size)[0]

@@ -12,22 +12,25 @@ from typing import Any, NoReturn
 import msgspec
 import numpy as np
 
-from ddpbp import __version__, pin, tree
-from ddpbp.build import make_network, open_dataset
-from ddpbp.checkpoint import Checkpoint, Progress, State, Writer, metrics_of, name_of
+from ddpbp import __version__
+from ddpbp.base import blas, tree
+from ddpbp.base.hashing import digest
 from ddpbp.comm import threads
 from ddpbp.comm.heartbeat import Fault, Heartbeat
-from ddpbp.comm.watch import digest
 from ddpbp.comm.world import Lost, World, launched, outlive
-from ddpbp.config import Config, dump, fingerprint, to_toml
+from ddpbp.config.settings import Config, dump, fingerprint, to_toml
 from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
+from ddpbp.engine.build import make_network, open_dataset
+from ddpbp.engine.evaluator import Evaluator
+from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import ConfigError, DdpbpError, Stopped
-from ddpbp.evaluate import Evaluator
-from ddpbp.model import Model, save_model
-from ddpbp.report import Printed, Report, figure
-from ddpbp.resume import Start, prepare
-from ddpbp.runfolder import (
+from ddpbp.run.report import Printed, Report, figure
+from ddpbp.run.requests import SAVE, Requests, is_stop, reason
+from ddpbp.run.start import Start, prepare
+from ddpbp.store.checkpoint import Checkpoint, Progress, State, Writer, metrics_of, name_of
+from ddpbp.store.model_file import Model, save_model
+from ddpbp.store.run_folder import (
     CHECKPOINTS,
     METRICS,
     MODEL,
@@ -37,8 +40,6 @@ from ddpbp.runfolder import (
     write_fault,
     write_json,
 )
-from ddpbp.stop import SAVE, Requests, is_stop, reason
-from ddpbp.trainer import Trainer
 
 # Below this many operations a leaf (6 per parameter and example) threads gained nothing: measured.
 THREAD_FLOPS = 300_000_000
@@ -268,7 +269,7 @@ class Run:
         with self.report, ending(self.writer), told(self.folder, self.trainer):
             if self.folder and isinstance(self.report, Printed):
                 self.report.open(self.folder / METRICS)
-            for note in (*pin.notes, *start.notes):
+            for note in (*blas.notes, *start.notes):
                 self.report.say(f"note: {note}")
             self.report.say(_headline(self.config, self.trainer, processes))
             result = self.world.broadcast(start.result)
@@ -374,7 +375,7 @@ class Run:
             config_sha256=fingerprint(self.config),
             data_sha256=self.dataset.sha256,
             canary_sha256=self.trainer.canary,
-            environment=pin.fingerprint(),
+            environment=blas.fingerprint(),
         )
 
     def keep(self) -> Start:

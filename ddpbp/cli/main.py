@@ -13,9 +13,9 @@ import click
 
 from ddpbp import __version__
 from ddpbp.comm.world import World, join, launched, simulate
-from ddpbp.config import Config, dump, parse, resolve, schema, to_toml
+from ddpbp.config.settings import Config, dump, parse, resolve, schema, to_toml
 from ddpbp.errors import ConfigError, DdpbpError
-from ddpbp.report import say
+from ddpbp.run.report import say
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -207,14 +207,14 @@ def train(
             say(to_toml(config), end="")
             return 0
         if dry_run:
-            from ddpbp.dryrun import describe
+            from ddpbp.tools.dry_run import describe
 
             with world.together():
                 text = describe(config, ranks or world.world_size) if world.rank == 0 else ""
             if world.rank == 0:
                 say(text)
             return 0
-        from ddpbp.train import train
+        from ddpbp.run.training import train
 
         train(
             config,
@@ -243,7 +243,7 @@ def evaluate(
     def main(world: World) -> int:
         import msgspec
 
-        from ddpbp.evaluate import score_file
+        from ddpbp.engine.evaluator import score_file
 
         scores = score_file(model, data, world)
         if world.rank == 0:
@@ -273,7 +273,7 @@ def predict(
     """Apply MODEL (a run folder or a model file) to the rows of DATA."""
 
     def main(world: World) -> int:
-        from ddpbp.evaluate import predict_file
+        from ddpbp.engine.evaluator import predict_file
 
         predict_file(model, data, output, world)
         return 0
@@ -298,7 +298,7 @@ def gradcheck(
 
     def main(world: World) -> int:
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
-        from ddpbp.gradcheck import check_config
+        from ddpbp.tools.gradient_check import check_config
 
         text, good = check_config(config, directions=directions)
         say(text)
@@ -328,7 +328,7 @@ def bench(
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
         import msgspec
 
-        from ddpbp import bench
+        from ddpbp.tools import bench
 
         found = bench.measure(config, world)
         if world.world_size > 1:
@@ -352,7 +352,7 @@ def bench(
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def launch(words: tuple[str, ...]) -> None:
     """Start several ranks: here, on hosts, in an allocation, as a batch job (launch --help)."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for folder in (package / "launch", package.parent / "launch"):  # installed, or a checkout
         if (folder / "launch.py").is_file():
             sys.stdout.flush()
@@ -381,7 +381,7 @@ def doctor(
 
     CONFIG and KEY=VALUE are as for train. Exit code 1 if a check has failed.
     """
-    from ddpbp import doctor
+    from ddpbp.tools import doctor
 
     found = launched()
     first = found is None or found[0] == 0
@@ -444,7 +444,7 @@ def plan(
         config = _settings(world, settings, {"seed": seed, "epochs": epochs, "output": output})
         import msgspec
 
-        from ddpbp import plan
+        from ddpbp.tools import plan
 
         found = None
         if world.world_size == 1 and launched() is None:

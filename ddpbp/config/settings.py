@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from ddpbp import pin
+from ddpbp.base import blas
 from ddpbp.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1)]
@@ -200,7 +200,7 @@ HARMLESS = {
 
 def shipped(name: str) -> Path:
     """Return the path of a configuration that comes with ddpbp, installed or in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
@@ -422,7 +422,7 @@ def _words(key: str) -> list[str]:
 def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
     """Check what types cannot say: names of the tables, and settings that exclude each other."""
     # The tables import NumPy, which reads its kernel from the environment once.
-    pin.kernel(config.kernel)
+    blas.kernel(config.kernel)
     from ddpbp.nn.activations import ACTIVATIONS
     from ddpbp.nn.losses import LOSSES
     from ddpbp.nn.network import INITIALIZATIONS

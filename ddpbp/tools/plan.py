@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ddpbp import tree
-from ddpbp.bench import TimedTrainer, links, mpiexec, numbers, run_steps, seconds_of
-from ddpbp.build import make_network, open_dataset
+from ddpbp.base import tree
 from ddpbp.comm import threads
-from ddpbp.comm.reduce import SMALL_BYTES, make_reducer
-from ddpbp.comm.reducer import Layout, blocks, is_finite
+from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
+from ddpbp.comm.all_reduce.reducer import Layout, blocks, is_finite
 from ddpbp.comm.world import World
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
-from ddpbp.dryrun import rank_bytes
+from ddpbp.engine.build import make_network, open_dataset
 from ddpbp.errors import ConfigError
+from ddpbp.tools.bench import TimedTrainer, links, mpiexec, numbers, run_steps, seconds_of
+from ddpbp.tools.dry_run import rank_bytes
 
 MEASURE_SECONDS = 0.3  # for one number of leaves
 REPEATS = 5

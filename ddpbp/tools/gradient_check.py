@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import draws
-from ddpbp.build import load, make_backprop, make_network, open_dataset
+from ddpbp.base import draws
 from ddpbp.comm.world import World
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
 from ddpbp.data.sources import Part
+from ddpbp.engine.build import load, make_backprop, make_network, open_dataset
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters, initialize
 

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ddpbp import __version__, pin, tree
+from ddpbp import __version__
+from ddpbp.base import blas, tree
 from ddpbp.comm.world import MpiWorld, World, mpi_library
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
 from ddpbp.errors import ConfigError, DdpbpError
 
 CLOCK_SECONDS = 1.0  # clocks further apart than this make logs and file times misleading
@@ -108,9 +109,9 @@ def examine(
     config: Config, world: World, say: Callable[[str], None], timeout_seconds: float
 ) -> int:
     """Check everything, telling each row as it is found; return 1 if one of them failed, else 0."""
-    from ddpbp.build import open_dataset
-    from ddpbp.train import choose_threads
-    from ddpbp.trainer import Trainer
+    from ddpbp.engine.build import open_dataset
+    from ddpbp.engine.trainer import Trainer
+    from ddpbp.run.training import choose_threads
 
     failed = False
 
@@ -133,9 +134,9 @@ def examine(
         return Row("pass", "data", dataset.description), dataset
 
     def canary() -> tuple[Row, Any]:
-        before = len(pin.notes)
+        before = len(blas.notes)
         trainer = Trainer(config, dataset, world)
-        notes = pin.notes[before:]
+        notes = blas.notes[before:]
         row = Row("pass", "canary", f"{trainer.canary[:12]}, the same bits on {_ranks(world)}")
         return row, (trainer, notes)
 
@@ -245,7 +246,7 @@ def _listed(things: Iterable[Any]) -> str:
 
 
 def _environment(world: World) -> Row:
-    every = world.all_gather_object((world.host, list(pin.notes)))
+    every = world.all_gather_object((world.host, list(blas.notes)))
     notes = dict.fromkeys(f"{host}: {note}" for host, found in every for note in found)
     if notes:
         return Row("warn", "environment", "; ".join(notes), "unset it, or leave it to ddpbp")
@@ -253,7 +254,7 @@ def _environment(world: World) -> Row:
 
 
 def _leaves(config: Config, world: World) -> Row:
-    from ddpbp.train import require_enough_leaves
+    from ddpbp.run.training import require_enough_leaves
 
     require_enough_leaves(config, world.world_size)
     leaves = tree.leaf_count(config.batch_size, config.leaf_size)
@@ -269,7 +270,7 @@ def _leaves(config: Config, world: World) -> Row:
 
 
 def _memory(trainer: Any) -> Row:
-    from ddpbp.dryrun import rank_bytes
+    from ddpbp.tools.dry_run import rank_bytes
 
     world = trainer.world
     needed = sum(
@@ -303,7 +304,7 @@ def _reduction(trainer: Any) -> Row:
     """Sum random vectors of the gradient's length and compare with the tree, bit by bit."""
     import numpy as np
 
-    from ddpbp import draws
+    from ddpbp.base import draws
 
     world, reducer, layout = trainer.world, trainer.reducer, trainer.reducer.layout
 
@@ -447,7 +448,7 @@ def _wait_for(path: Path) -> None:
 
 
 def _links(world: World) -> Row:
-    from ddpbp.bench import links
+    from ddpbp.tools.bench import links
 
     found = links(world)
     if not found:

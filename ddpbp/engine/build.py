@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.comm.reduce import tree_sum
-from ddpbp.comm.watch import digest, require_equal
+from ddpbp.base.hashing import digest
+from ddpbp.base.rounding import WIRES
+from ddpbp.comm.all_reduce.choose import tree_sum
+from ddpbp.comm.comparison import require_equal
 from ddpbp.comm.world import World
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset, prepare
 from ddpbp.data.sources import Part, Source, open_source
 from ddpbp.nn.backprop import Backprop
@@ -19,7 +21,6 @@ from ddpbp.nn.losses import LOSSES, Loss, make_loss, smoothed_one_hot
 from ddpbp.nn.network import Network
 from ddpbp.nn.optimizers import Hyperparameters, Optimizer
 from ddpbp.nn.schedules import ScheduleSettings
-from ddpbp.wire import WIRES
 
 
 def task_of(config: Config) -> str:

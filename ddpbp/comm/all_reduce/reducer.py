@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import tree
+from ddpbp.base import tree
+from ddpbp.base.rounding import WIRES, Wire
 from ddpbp.comm.world import World
-from ddpbp.wire import WIRES, Wire
 
 Array = npt.NDArray[Any]
 

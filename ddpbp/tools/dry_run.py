@@ -1,13 +1,13 @@
 """What a run would be: settings, size, memory, leaves and their balance."""
 
-from ddpbp import tree
-from ddpbp.build import make_network, make_optimizer, open_dataset
+from ddpbp.base import tree
 from ddpbp.comm.world import World
-from ddpbp.config import Config, to_toml
+from ddpbp.config.settings import Config, to_toml
 from ddpbp.data.batches import Batches, leaf_shapes
 from ddpbp.data.dataset import Dataset
+from ddpbp.engine.build import make_network, make_optimizer, open_dataset
 from ddpbp.nn.network import Network
-from ddpbp.train import require_enough_leaves
+from ddpbp.run.training import require_enough_leaves
 
 
 def describe(config: Config, ranks: int) -> str:

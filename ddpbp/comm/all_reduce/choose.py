@@ -15,11 +15,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import tree
-from ddpbp.comm.bucketed import Bucketed
-from ddpbp.comm.portable import Gathered, Sliced
-from ddpbp.comm.reducer import Layout, Local, Reducer
-from ddpbp.comm.shared import SharedSlices, SharedSmall
+from ddpbp.base import tree
+from ddpbp.comm.all_reduce.bucketed import Bucketed
+from ddpbp.comm.all_reduce.portable import Gathered, Sliced
+from ddpbp.comm.all_reduce.reducer import Layout, Local, Reducer
+from ddpbp.comm.all_reduce.shared import SharedSlices, SharedSmall
 from ddpbp.comm.world import World
 
 SMALL_BYTES = 65_536  # up to here it is faster that everybody adds everything

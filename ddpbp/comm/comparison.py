@@ -1,22 +1,14 @@
 """Is every rank still the same? Hashes compared over the ranks; a difference stops the run."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ddpbp.base.hashing import digest
 from ddpbp.comm.world import World
 from ddpbp.errors import OutOfStep
-
-
-def digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
-    """Return the SHA-256 over the bytes of arrays, one after the other, as hexadecimal text."""
-    h = hashlib.sha256()
-    for array in arrays:
-        h.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return h.hexdigest()
 
 
 def require_equal(world: World, what: str, value: str, advice: str) -> None:

@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.comm.watch import digest
-from ddpbp.config import CheckpointConfig
+from ddpbp.base.hashing import digest
+from ddpbp.config.settings import CheckpointConfig
 from ddpbp.errors import DataError, DdpbpError
-from ddpbp.model import Model, load_model, model_file
-from ddpbp.runfolder import (
+from ddpbp.store.model_file import Model, load_model, model_file
+from ddpbp.store.run_folder import (
     CHECKPOINTS,
     MODEL,
     metrics_until,

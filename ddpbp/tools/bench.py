@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpbp.build import open_dataset
-from ddpbp.comm.reduce import make_reducer
-from ddpbp.comm.reducer import Layout
+from ddpbp.comm.all_reduce.choose import make_reducer
+from ddpbp.comm.all_reduce.reducer import Layout
 from ddpbp.comm.world import World
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
+from ddpbp.engine.build import open_dataset
+from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import ConfigError
 from ddpbp.nn.backprop import GRADIENT_ROWS, Array, Backprop
 from ddpbp.nn.network import Parameters
-from ddpbp.trainer import Trainer
 
 PHASES = ("data", "forward", "backward", "reduce", "update")
 REPEATS = 5

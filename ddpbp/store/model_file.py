@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.config import Config, dump, parse
+from ddpbp.config.settings import Config, dump, parse
 from ddpbp.data.dataset import Standardization
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.nn.network import Network, Parameters
-from ddpbp.runfolder import MODEL, write_whole
+from ddpbp.store.run_folder import MODEL, write_whole
 
 Array = npt.NDArray[Any]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ddpbp import tree
-from ddpbp.comm.reducer import (
+from ddpbp.base import tree
+from ddpbp.comm.all_reduce.reducer import (
     Array,
     Layout,
     Reduced,

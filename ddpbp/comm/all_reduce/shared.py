@@ -8,8 +8,16 @@ import mmap
 
 import numpy as np
 
-from ddpbp import tree
-from ddpbp.comm.reducer import Array, Layout, Reduced, Reducer, TreeSum, blocks, is_finite
+from ddpbp.base import tree
+from ddpbp.comm.all_reduce.reducer import (
+    Array,
+    Layout,
+    Reduced,
+    Reducer,
+    TreeSum,
+    blocks,
+    is_finite,
+)
 from ddpbp.comm.world import World
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp import metrics, tree
-from ddpbp.build import load, make_backprop, open_dataset, read_source, task_of
-from ddpbp.comm.reduce import tree_sum
+from ddpbp.base import tree
+from ddpbp.comm.all_reduce.choose import tree_sum
 from ddpbp.comm.world import World
-from ddpbp.config import Config
+from ddpbp.config.settings import Config
 from ddpbp.data.dataset import align
 from ddpbp.data.sources import Part, Source, read_features
+from ddpbp.engine.build import load, make_backprop, open_dataset, read_source, task_of
 from ddpbp.errors import ConfigError, DataError
-from ddpbp.model import Model, load_model
+from ddpbp.metrics import table as metrics
 from ddpbp.nn.network import Network, Parameters
-from ddpbp.report import say
-from ddpbp.runfolder import write_whole
+from ddpbp.run.report import say
+from ddpbp.store.model_file import Model, load_model
+from ddpbp.store.run_folder import write_whole
 
 LEAF_ROWS = 512  # part of the arithmetic: the same for every run
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ddpbp import pin, runfolder
-from ddpbp.checkpoint import Checkpoint, find
+from ddpbp.base import blas
 from ddpbp.comm.world import World
-from ddpbp.config import Config, differences
+from ddpbp.config.settings import Config, differences
 from ddpbp.errors import ConfigError, DataError, OutOfStep
+from ddpbp.store import run_folder
+from ddpbp.store.checkpoint import Checkpoint, find
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Start:
         if data_sha256 != state.data_sha256:
             self.refuse(f"the data have the hash {data_sha256[:12]}, not {state.data_sha256[:12]}")
         if canary != state.canary_sha256:
-            now = pin.fingerprint()
+            now = blas.fingerprint()
             changed = [
                 f"{name} {before} → {now.get(name)}"
                 for name, before in state.environment.items()
@@ -145,17 +146,17 @@ def prepare(
         If there is nothing to go on from.
     """
     if resume is None:
-        runfolder.make_run_folder(folder, overwrite=overwrite)
+        run_folder.make_run_folder(folder, overwrite=overwrite)
         return Start()
     found, notes = find(resume, folder)
     in_place = found is None or found.path.resolve().parent.parent == folder.resolve()
-    complete = in_place and (folder / runfolder.RESULT).exists()
+    complete = in_place and (folder / run_folder.RESULT).exists()
     if found is None and complete:
         raise ConfigError(
             f"output {folder} holds a complete run without a checkpoint; add --overwrite (without "
             "--resume) to replace it, or choose another folder with output=..."
         )
-    runfolder.make_run_folder(folder, overwrite=overwrite or in_place)
+    run_folder.make_run_folder(folder, overwrite=overwrite or in_place)
     start = Start(found, force, notes=notes)
     if found is None:
         start.notes.append(f"no checkpoint in {folder}: starting from the beginning")
@@ -170,7 +171,7 @@ def prepare(
             f"{reached.epoch + (reached.position > 0)}: raise epochs"
         )
     if complete and reached.epoch == config.epochs:
-        start.result = _read_result(folder / runfolder.RESULT)
+        start.result = _read_result(folder / run_folder.RESULT)
     start.notes.append(
         f"going on from {found.path}: step {state.step}, epoch {reached.epoch + 1}, "
         f"{reached.position} examples of it seen"
