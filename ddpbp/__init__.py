@@ -30,7 +30,7 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 
-blas.threads()
+blas.limit_threads()
 
 
 def __getattr__(name: str) -> Any:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Before a test imports NumPy. A machine's own OPENBLAS_CORETYPE is removed, for the runs that tests
 # start too: they would otherwise compare one kernel with another.
-blas.threads()
-blas.kernel("native")
+blas.limit_threads()
+blas.use_kernel("native")
 
 HERE = launched()  # (rank, ranks) if this pytest was itself started by mpirun
 TIMEOUT_SECONDS = 60

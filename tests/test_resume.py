@@ -425,9 +425,9 @@ def test_minutes_are_counted_from_the_last_checkpoint(monkeypatch):
     clock = requests.Requests(max_seconds=200, every_minutes=1, alone=False)
     asked = []
     for now in (159.0, 161.0, 161.1, 301.0):
-        asked.append((requests.pending(0), requests.pending(1)))
+        asked.append((clock.pending(0), clock.pending(1)))
         if asked[-1][0] == requests.SAVE and now > 161.0:
-            requests.saved()
+            clock.saved()
     assert [first for first, _ in asked] == [0, requests.SAVE, requests.SAVE, requests.TIME]
     assert {second for _, second in asked} == {0}
 

@@ -1,8 +1,8 @@
-"""Pin what the bits depend on, before NumPy is imported: afterwards it does nothing.
+"""The BLAS threads and kernel, set before NumPy is imported: afterwards the kernel stays as it is.
 
 A matrix product of fixed shape has the same bits in every process, but not with another number of
-BLAS threads or another BLAS kernel. So threads are always 1 (parallelism is over whole leaves),
-and the kernel is a setting.
+BLAS threads or another BLAS kernel. So BLAS always runs one thread (parallelism is over whole
+leaves), and the kernel is a setting.
 """
 
 import os
@@ -23,41 +23,52 @@ HASWELL = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
 
-notes: list[str] = []
-"""What had to be overridden or could not be settled; rank 0 says it once."""
+_ASKED = {name: os.environ.get(name) for name in THREAD_VARIABLES}
 
 
-def threads() -> None:
-    """Give BLAS one thread."""
-    for name in THREAD_VARIABLES:
-        found = os.environ.get(name)
-        os.environ[name] = "1"
-        if found not in (None, "1"):
-            notes.append(f"{name}={found} is overridden by 1: the bits depend on it")
+def limit_threads() -> None:
+    """Give BLAS one thread, whatever the environment asks for."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     if "numpy" in sys.modules:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(1, "blas")
 
 
-def kernel(name: str) -> None:
-    """Choose the BLAS kernel: "native" is the machine's own, "haswell" one all share."""
+def overridden() -> list[str]:
+    """Return a note on every setting of the environment that `limit_threads` overrides."""
+    return [
+        f"{name}={value} is overridden by 1: the bits depend on it"
+        for name, value in _ASKED.items()
+        if value not in (None, "1")
+    ]
+
+
+def use_kernel(name: str) -> list[str]:
+    """Choose the BLAS kernel of this process; return notes on what was changed or is too late.
+
+    Parameters
+    ----------
+    name : str
+        "native" is the machine's own, "haswell" the one that all x86 machines since 2013 share.
+    """
     wanted = HASWELL if name == "haswell" else dict.fromkeys(HASWELL)
     differing = {key: v for key, v in wanted.items() if os.environ.get(key) != v}
     if not differing:
-        return
+        return []
     if "numpy" in sys.modules:
-        notes.append(
+        return [
             f'kernel = "{name}" has no effect: NumPy was imported before ddpbp could set '
             + ", ".join(differing)
-        )
-        return
+        ]
+    notes = []
     for key, value in differing.items():
         if value is None:
             notes.append(f'{key} is removed from the environment; set kernel = "haswell" instead')
             del os.environ[key]
         else:
             os.environ[key] = value
+    return notes
 
 
 def fingerprint() -> dict[str, Any]:

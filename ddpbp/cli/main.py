@@ -243,7 +243,7 @@ def evaluate(
     def main(world: World) -> int:
         import msgspec
 
-        from ddpbp.engine.evaluator import score_file
+        from ddpbp.tools.apply import score_file
 
         scores = score_file(model, data, world)
         if world.rank == 0:
@@ -273,7 +273,7 @@ def predict(
     """Apply MODEL (a run folder or a model file) to the rows of DATA."""
 
     def main(world: World) -> int:
-        from ddpbp.engine.evaluator import predict_file
+        from ddpbp.tools.apply import predict_file
 
         predict_file(model, data, output, world)
         return 0

@@ -422,7 +422,7 @@ def _words(key: str) -> list[str]:
 def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
     """Check what types cannot say: names of the tables, and settings that exclude each other."""
     # The tables import NumPy, which reads its kernel from the environment once.
-    blas.kernel(config.kernel)
+    blas.use_kernel(config.kernel)
     from ddpbp.nn.activations import ACTIVATIONS
     from ddpbp.nn.losses import LOSSES
     from ddpbp.nn.network import INITIALIZATIONS

@@ -1,8 +1,5 @@
 """Evaluation and prediction: the forward pass over leaves of a fixed size, on all ranks."""
 
-import csv
-import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +9,11 @@ from ddpbp.base import tree
 from ddpbp.comm.all_reduce.choose import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.data.dataset import align
-from ddpbp.data.sources import Part, Source, read_features
-from ddpbp.engine.build import load, make_backprop, open_dataset, read_source, task_of
-from ddpbp.errors import ConfigError, DataError
+from ddpbp.data.sources import Part
+from ddpbp.engine.build import load, make_backprop
+from ddpbp.engine.data import task_of
 from ddpbp.metrics import table as metrics
 from ddpbp.nn.network import Network, Parameters
-from ddpbp.run.report import say
-from ddpbp.store.model_file import Model, load_model
-from ddpbp.store.run_folder import write_whole
 
 LEAF_ROWS = 512  # part of the arithmetic: the same for every run
 
@@ -78,91 +71,3 @@ class Evaluator:
             mine.append(self._backprop.stacks[0].a[-1][0].T.copy())
         every = [leaf for rank in self._world.all_gather_object(mine) for leaf in rank]
         return np.concatenate(every)
-
-
-def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
-    """Score a model file on its own test data (validation if it has none), or on other data.
-
-    Parameters
-    ----------
-    path : Path
-        A run folder or a model file.
-    data : str or None
-        The path of a data set of the same kind as the model was trained on.
-    world : World
-    """
-    with world.together():
-        model = load_model(path)
-    evaluator = Evaluator(model.config, model.network, world)
-    if data is None:
-        dataset = open_dataset(model.config, world)
-        part = dataset.test or dataset.validation
-        if part is None:
-            raise DataError(f"{path} was trained without test or validation data; name some DATA")
-        return evaluator.score(model.theta, part)
-    with world.together():
-        part = _like_training(model, read_source(model.config, data, model.target))
-    return evaluator.score(model.theta, part)
-
-
-def _like_training(model: Model, source: Source) -> Part:
-    """Return the examples of a source with the model's classes and standardisation."""
-    expected = model.network.sizes[0]
-    if not source.columns and source.train.x.shape[1] != expected:
-        raise DataError(
-            f"{source.description}: {source.train.x.shape[1]} features, the model takes {expected}"
-        )
-    part = align(model.classes, model.columns, source)
-    return Part(_scaled(model, part.x), part.y)
-
-
-def predict_file(path: Path, data: Path, output: Path | None, world: World) -> None:
-    """Predict for the rows of a file; rank 0 writes CSV or .npy.
-
-    A class, its name first, comes with the outputs of all classes; other tasks give the outputs.
-    """
-    with world.together():
-        model = load_model(path)
-        if output is not None and output.suffix not in (".csv", ".npy"):
-            raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
-        configured = model.config.data.target
-        target = model.target if configured is None else str(configured)
-        x = read_features(
-            data,
-            format=None,
-            features=model.network.sizes[0],
-            target=target,
-            names=model.columns,
-        )
-    evaluator = Evaluator(model.config, model.network, world)
-    a = evaluator.predict(model.theta, _scaled(model, x))
-    with world.together():
-        if world.rank == 0:
-            _write_predictions(model, a, output)
-
-
-def _scaled(model: Model, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if model.standardization:
-        return model.standardization.apply(x, model.network.dtype)
-    return x.astype(model.network.dtype, copy=False)
-
-
-def _write_predictions(model: Model, a: npt.NDArray[Any], output: Path | None) -> None:
-    if output is not None and output.suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, a, allow_pickle=False)
-        write_whole(output, [buffer.getvalue()])
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if model.classes:
-        writer.writerow(["prediction", *model.classes])
-        best = [model.classes[i] for i in a.argmax(axis=1)]
-        writer.writerows([name, *row] for name, row in zip(best, a.tolist(), strict=True))
-    else:
-        writer.writerow([f"output_{j}" for j in range(a.shape[1])])
-        writer.writerows(a.tolist())
-    if output is not None:
-        write_whole(output, [text.getvalue().encode()])
-    else:
-        say(text.getvalue(), end="")

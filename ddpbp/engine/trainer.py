@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.base import blas, draws, tree
+from ddpbp.base import draws, tree
 from ddpbp.base.hashing import digest
 from ddpbp.comm.all_reduce.choose import make_reducer
 from ddpbp.comm.all_reduce.reducer import Layout
@@ -46,12 +46,15 @@ class Trainer:
         The learning rate of the last update.
     request, agreed : int
         What this rank asks of all at the next step (see `stop`), and what came of the last.
+    notes : list of str
+        To be said once.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
     """
 
     def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
         self.config, self.dataset, self.world = config, dataset, world
+        self.notes: list[str] = []
         self.network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
         self.theta = initialize(self.network, config.model.initialization, config.seed)
         self.batches = Batches(
@@ -73,7 +76,7 @@ class Trainer:
             config.wire,
             config.bucket_cap_bytes,
         )
-        self.reducer = make_reducer(world, layout, blas.notes.append)
+        self.reducer = make_reducer(world, layout, self.notes.append)
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
             n: tree.run_program(n, world.rank, world.world_size)[0]

@@ -6,16 +6,16 @@ cheaper than z.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from ddpbp.base.blocks import blocks
 
-BLOCK = 32_768  # elements of a cache-sized block
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,6 @@ class Activation:
     value: Callable[[Array, Array], None]
     slope: Callable[[Array, Array, Array], None] | None
     kinks: tuple[float, ...] = ()
-
-
-def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Walk equally shaped contiguous arrays together in cache-sized flat pieces."""
-    flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, BLOCK):
-        yield tuple(array[start : start + BLOCK] for array in flat)
 
 
 def _identity(z: Array, out: Array) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.base import tree
-from ddpbp.nn.activations import BLOCK
+from ddpbp.base.blocks import BLOCK
 from ddpbp.nn.network import Network
 
 Array = npt.NDArray[Any]

@@ -21,7 +21,8 @@ from ddpbp.comm.world import Lost, World, launched, outlive
 from ddpbp.config.settings import Config, dump, fingerprint, to_toml
 from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_network, open_dataset
+from ddpbp.engine.build import make_network
+from ddpbp.engine.data import open_dataset
 from ddpbp.engine.evaluator import Evaluator
 from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import ConfigError, DdpbpError, Stopped
@@ -269,7 +270,7 @@ class Run:
         with self.report, ending(self.writer), told(self.folder, self.trainer):
             if self.folder and isinstance(self.report, Printed):
                 self.report.open(self.folder / METRICS)
-            for note in (*blas.notes, *start.notes):
+            for note in (*blas.overridden(), *self.trainer.notes, *start.notes):
                 self.report.say(f"note: {note}")
             self.report.say(_headline(self.config, self.trainer, processes))
             result = self.world.broadcast(start.result)

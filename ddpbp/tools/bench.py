@@ -19,7 +19,7 @@ from ddpbp.comm.all_reduce.choose import make_reducer
 from ddpbp.comm.all_reduce.reducer import Layout
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.engine.build import open_dataset
+from ddpbp.engine.data import open_dataset
 from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import ConfigError
 from ddpbp.nn.backprop import GRADIENT_ROWS, Array, Backprop

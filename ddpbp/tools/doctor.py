@@ -109,7 +109,7 @@ def examine(
     config: Config, world: World, say: Callable[[str], None], timeout_seconds: float
 ) -> int:
     """Check everything, telling each row as it is found; return 1 if one of them failed, else 0."""
-    from ddpbp.engine.build import open_dataset
+    from ddpbp.engine.data import open_dataset
     from ddpbp.engine.trainer import Trainer
     from ddpbp.run.training import choose_threads
 
@@ -134,11 +134,9 @@ def examine(
         return Row("pass", "data", dataset.description), dataset
 
     def canary() -> tuple[Row, Any]:
-        before = len(blas.notes)
         trainer = Trainer(config, dataset, world)
-        notes = blas.notes[before:]
         row = Row("pass", "canary", f"{trainer.canary[:12]}, the same bits on {_ranks(world)}")
-        return row, (trainer, notes)
+        return row, trainer
 
     check("launcher", lambda: _launcher(world))
     check("versions", lambda: _versions(world))
@@ -146,11 +144,10 @@ def examine(
     check("ranks", lambda: _leaves(config, world))
     dataset = check("data", data)
     if dataset is not None:
-        found = check("canary", canary)
-        if found:
-            trainer, notes = found
+        trainer = check("canary", canary)
+        if trainer is not None:
             check("memory", lambda: _memory(trainer))
-            check("shared memory", lambda: _shared_memory(trainer, notes))
+            check("shared memory", lambda: _shared_memory(trainer))
             check("reduction", lambda: _reduction(trainer))
             parameters = trainer.network.parameter_count
             check("cores", lambda: _cores(choose_threads(config, parameters, world), world))
@@ -246,7 +243,7 @@ def _listed(things: Iterable[Any]) -> str:
 
 
 def _environment(world: World) -> Row:
-    every = world.all_gather_object((world.host, list(blas.notes)))
+    every = world.all_gather_object((world.host, blas.overridden()))
     notes = dict.fromkeys(f"{host}: {note}" for host, found in every for note in found)
     if notes:
         return Row("warn", "environment", "; ".join(notes), "unset it, or leave it to ddpbp")
@@ -287,13 +284,13 @@ def _memory(trainer: Any) -> Row:
     return Row("pass", "memory", found)
 
 
-def _shared_memory(trainer: Any, notes: list[str]) -> Row:
+def _shared_memory(trainer: Any) -> Row:
     world = trainer.world
-    told = [note for found in world.all_gather_object(notes) for note in found]
+    told = [note for found in world.all_gather_object(trainer.notes) for note in found]
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
     lowest, host = min(world.all_gather_object((free, world.host)))
     if told:
-        return Row("warn", "shared memory", told[0].removeprefix("note: "), "enlarge /dev/shm")
+        return Row("warn", "shared memory", told[0], "enlarge /dev/shm")
     if world.local_size == 1:
         return Row("pass", "shared memory", "1 rank a host: not needed")
     free_mib = f"{lowest / 2**20:,.0f} MiB of /dev/shm left on {host}"

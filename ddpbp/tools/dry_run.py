@@ -5,7 +5,8 @@ from ddpbp.comm.world import World
 from ddpbp.config.settings import Config, to_toml
 from ddpbp.data.batches import Batches, leaf_shapes
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_network, make_optimizer, open_dataset
+from ddpbp.engine.build import make_network, make_optimizer
+from ddpbp.engine.data import open_dataset
 from ddpbp.nn.network import Network
 from ddpbp.run.training import require_enough_leaves
 

@@ -10,7 +10,8 @@ from ddpbp.base import draws
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.sources import Part
-from ddpbp.engine.build import load, make_backprop, make_network, open_dataset
+from ddpbp.engine.build import load, make_backprop, make_network
+from ddpbp.engine.data import open_dataset
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters, initialize
 

@@ -20,13 +20,15 @@ import msgspec
 import numpy as np
 
 from ddpbp.base import tree
+from ddpbp.base.blocks import BLOCK, blocks
 from ddpbp.comm import threads
 from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
-from ddpbp.comm.all_reduce.reducer import Layout, blocks, is_finite
+from ddpbp.comm.all_reduce.reducer import Layout, is_finite
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_network, open_dataset
+from ddpbp.engine.build import make_network
+from ddpbp.engine.data import open_dataset
 from ddpbp.errors import ConfigError
 from ddpbp.tools.bench import TimedTrainer, links, mpiexec, numbers, run_steps, seconds_of
 from ddpbp.tools.dry_run import rank_bytes
@@ -148,16 +150,16 @@ def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[in
     left, right = (np.ones(elements, layout.dtype) for _ in range(2))
 
     def add() -> None:
-        for a, b in zip(blocks(left), blocks(right), strict=True):
+        for a, b in blocks(left, right):
             np.add(a, b, a)
 
     def check() -> None:
-        for block in blocks(right):
+        for (block,) in blocks(right):
             is_finite(block)
 
     world.all_gather_object(None)
     add_seconds, check_seconds = (
-        max(0.0, seconds_of(call, 10) - CALL_SECONDS * len(blocks(left))) / elements
+        max(0.0, seconds_of(call, 10) - CALL_SECONDS * -(-elements // BLOCK)) / elements
         for call in (add, check)
     )
     barrier = seconds_of(world.local_barrier, 200) if world.local_size > 1 else 0.0

@@ -67,7 +67,7 @@ def synthetic(net: str, leaves: int) -> Any:
 def make_ddpbp(net: str, leaves: int) -> Step:
     """One rank of ddpbp; `leaves` of a batch."""
     from ddpbp import join
-    from ddpbp.engine.build import open_dataset
+    from ddpbp.engine.data import open_dataset
     from ddpbp.engine.trainer import Trainer
 
     config = synthetic(net, leaves)

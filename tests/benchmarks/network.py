@@ -44,7 +44,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
 
     from ddpbp import join
     from ddpbp.comm.all_reduce.reducer import Reduced, Reducer
-    from ddpbp.engine.build import open_dataset
+    from ddpbp.engine.data import open_dataset
     from ddpbp.engine.trainer import Trainer
 
     class Mute(Reducer):

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from ddpbp.base import tree
+from ddpbp.base.blocks import BLOCK
 from ddpbp.base.rounding import WIRES
 from ddpbp.comm import threads
 from ddpbp.comm.all_reduce.bucketed import Bucketed
 from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer, tree_sum
 from ddpbp.comm.all_reduce.portable import Gathered, Sliced
-from ddpbp.comm.all_reduce.reducer import BLOCK, Layout, Local, Reducer
+from ddpbp.comm.all_reduce.reducer import Layout, Local, Reducer
 from ddpbp.comm.all_reduce.shared import Shared, SharedSlices, SharedSmall
 from ddpbp.comm.world import MpiWorld, World, join
 

@@ -45,7 +45,7 @@ def make_reducer(world: World, layout: Layout, say: Callable[[str], None] | None
         if reducer is not None:
             return reducer
         if say:
-            say(f"note: no shared memory, reducing through MPI messages: {reason}")
+            say(f"no shared memory, reducing through MPI messages: {reason}")
     return Gathered(world, layout) if small else Sliced(world, layout)
 
 

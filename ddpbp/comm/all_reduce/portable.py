@@ -3,13 +3,13 @@
 import numpy as np
 
 from ddpbp.base import tree
+from ddpbp.base.blocks import blocks
 from ddpbp.comm.all_reduce.reducer import (
     Array,
     Layout,
     Reduced,
     Reducer,
     TreeSum,
-    blocks,
     is_finite,
 )
 from ddpbp.comm.world import World
@@ -89,7 +89,7 @@ class Sliced(Reducer):
             self._send[r, :, : piece.shape[1]] = piece
         self.world.all_to_all(self._send, self._receive)
         self._sums[size]()
-        finite = all([is_finite(block) for block in blocks(self._mine)])
+        finite = all([is_finite(block) for (block,) in blocks(self._mine)])
         self.world.all_gather(self._mine, self._grad.reshape(ranks, self._slice))
         statistics, finite, signal = self._tails.exchange(size, signal, finite=finite)
         return Reduced(self._grad[: self.layout.length], statistics, finite, signal)

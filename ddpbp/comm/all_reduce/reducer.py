@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.base import tree
+from ddpbp.base.blocks import BLOCK, blocks
 from ddpbp.base.rounding import WIRES, Wire
 from ddpbp.comm.world import World
 
 Array = npt.NDArray[Any]
-
-BLOCK = 32_768  # elements of a cache-sized block
 
 
 class Layout(NamedTuple):
@@ -195,7 +194,7 @@ class Local(Reducer):
 
     def __init__(self, world: World, layout: Layout) -> None:
         super().__init__(world, layout)
-        self._blocks = blocks(self.node_grads[0])
+        self._blocks = [block for (block,) in blocks(self.node_grads[0])]
 
     def finish(self, size: int, signal: int = 0) -> Reduced:
         finite = all([is_finite(block) for block in self._blocks])
@@ -205,8 +204,3 @@ class Local(Reducer):
 def is_finite(block: Array) -> bool:
     """Tell whether every element is finite; one dot product unless there is doubt."""
     return math.isfinite(np.dot(block, block)) or bool(np.isfinite(block).all())
-
-
-def blocks(vector: Array) -> list[Array]:
-    """Cut a vector into views that stay in the cache."""
-    return [vector[i : i + BLOCK] for i in range(0, vector.size, BLOCK)]

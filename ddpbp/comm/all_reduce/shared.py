@@ -9,13 +9,13 @@ import mmap
 import numpy as np
 
 from ddpbp.base import tree
+from ddpbp.base.blocks import blocks
 from ddpbp.comm.all_reduce.reducer import (
     Array,
     Layout,
     Reduced,
     Reducer,
     TreeSum,
-    blocks,
     is_finite,
 )
 from ddpbp.comm.world import World
@@ -112,7 +112,8 @@ class SharedSlices(SharedSums):
         super().__init__(world, layout, memory, sums)
         self._finite = memory[:, -8:].view(np.int64)[:, 0]
         self._begin = min(world.rank * self._width, layout.length)
-        self._mine = blocks(self._grad[self._begin : (world.rank + 1) * self._width])
+        mine = self._grad[self._begin : (world.rank + 1) * self._width]
+        self._mine = [block for (block,) in blocks(mine)]
 
     def finish(self, size: int, signal: int = 0) -> Reduced:
         self._signal(signal)
