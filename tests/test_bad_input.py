@@ -207,9 +207,7 @@ def test_divergence_names_epoch_step_and_layer_the_same_on_all_ranks(mpirun, tmp
     command = [*DIVERGING, f"output={tmp_path}", "--overwrite"]
     assert run(command) == 3
     message = capsys.readouterr().err
-    place = (
-        "ddpbp: epoch 1, step 2: z of layer 2, rows 0 to 7 of the batch, is not finite on rank 0"
-    )
+    place = "ddpbp: epoch 1, step 2: z of layer 2, leaf 0 (rows 0 to 7 of the batch), is not finite"
     assert message.startswith(place)
     assert message.count("\n") == 1
     assert not (tmp_path / "model.safetensors").exists()
@@ -275,7 +273,7 @@ Trainer.train_step = flipping
 RAISING = """
 import sys
 from ddpbp.cli.main import run
-from ddpbp.run.training import Trainer
+from ddpbp.engine.trainer import Trainer
 step = Trainer.train_step
 def raising(self, batch):
     if self.world.rank in {ranks} and self.step == 3:

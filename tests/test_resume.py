@@ -280,7 +280,7 @@ def test_the_last_and_the_best_are_kept(tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
     score = {"loss": 0.0}
     monkeypatch.setattr(
-        "ddpbp.run.training.Evaluator.score", lambda *_: {**score, "loss": next(losses)}
+        "ddpbp.engine.evaluator.Evaluator.score", lambda *_: {**score, "loss": next(losses)}
     )
     keep = ["checkpoint.every_steps=3", "checkpoint.keep_best=2", "checkpoint.keep_last=1"]
     assert run([*SMALL, *keep, "epochs=6", f"output={tmp_path}"]) == 0

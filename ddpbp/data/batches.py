@@ -108,6 +108,11 @@ class Batches:
             for n in (min(self.batch_size, self.examples), self.examples % self.batch_size)
         )
 
+    @property
+    def full_leaf(self) -> int:
+        """The examples of a full leaf."""
+        return min(self.micro_batch_size, self.examples)
+
     def _rows(self, examples: int) -> int:
         _, _, shapes = leaf_shapes(examples, self.micro_batch_size, self.rank, self.world_size)
         return sum(count * size for count, size in shapes)

@@ -1,21 +1,65 @@
-"""From settings to objects, and from rows of a data set to columns of the workspace."""
+"""From settings to objects, once: what trains and evaluates is made of these parts.
+
+The classes that compute see no settings. So a script can build the same parts by itself, with an
+activation, a loss or arrays of its own.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from ddpbp.base.rounding import WIRES
+from ddpbp.comm.all_reduce.choose import make_reducer
+from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.data.sources import Part
+from ddpbp.data.batches import Batches
+from ddpbp.data.dataset import Dataset
+from ddpbp.engine.data import task_of
+from ddpbp.engine.evaluator import LEAF_ROWS, Evaluator
+from ddpbp.engine.loading import Loader
+from ddpbp.engine.trainer import Parts, Trainer
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.dropout import Dropout
-from ddpbp.nn.losses import LOSSES, Loss, make_loss, smoothed_one_hot
-from ddpbp.nn.network import Network
+from ddpbp.nn.losses import LOSSES, Loss, make_loss
+from ddpbp.nn.network import Network, initialize
 from ddpbp.nn.optimizers import Hyperparameters, Optimizer
-from ddpbp.nn.schedules import ScheduleSettings
+from ddpbp.nn.schedules import ScheduleSettings, factor
+
+
+def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
+    """Build everything that a rank trains with, from the settings and the data."""
+    notes: list[str] = []
+    train = dataset.train
+    network = make_network(config, train.x.shape[1], dataset.outputs)
+    batches = make_batches(config, len(train), world.rank, world.world_size)
+    layout = make_layout(config, network, batches.leaf_counts)
+    return Parts(
+        network=network,
+        theta=initialize(network, config.model.initialization, config.seed),
+        batches=batches,
+        loader=make_loader(config),
+        backprop=make_backprop(config, network, max(batches.capacity, batches.full_leaf)),
+        reducer=make_reducer(world, layout, notes.append),
+        optimizer=make_optimizer(config, network),
+        learning_rate=make_learning_rate(config, batches.steps_per_epoch),
+        notes=notes,
+    )
+
+
+def make_trainer(config: Config, dataset: Dataset, world: World) -> Trainer:
+    """Return a trainer of the parts that the settings describe, on the training part."""
+    return Trainer(assemble(config, dataset, world), dataset.train, world)
+
+
+def make_evaluator(config: Config, network: Network, world: World) -> Evaluator:
+    """Return an evaluator for the task and the loss of the settings."""
+    backprop = make_backprop(config, network, LEAF_ROWS)
+    return Evaluator(backprop, make_loader(config), task_of(config), world)
 
 
 def make_network(config: Config, features: int, outputs: int) -> Network:
-    """Return the network for data of so many features and outputs."""
+    """Return the network for data with these numbers of features and outputs."""
     model = config.model
     return Network(
         sizes=(features, *model.hidden, outputs),
@@ -26,9 +70,31 @@ def make_network(config: Config, features: int, outputs: int) -> Network:
     )
 
 
+def make_batches(config: Config, examples: int, rank: int, world_size: int) -> Batches:
+    """Return the batches of `rank`."""
+    return Batches(examples, config.batch_size, config.leaf_size, config.seed, rank, world_size)
+
+
+def make_layout(config: Config, network: Network, leaf_counts: tuple[int, ...]) -> Layout:
+    """Return what is summed in a step: the gradient, and the loss beside it."""
+    return Layout(
+        network.parameter_count,
+        network.dtype,
+        1,
+        leaf_counts,
+        config.wire,
+        config.bucket_cap_bytes,
+    )
+
+
 def configured_loss(config: Config) -> Loss:
     """Return the loss with its settings bound."""
     return make_loss(config.loss.name, huber_delta=config.loss.huber_delta)
+
+
+def make_loader(config: Config) -> Loader:
+    """Return the way from rows to the workspace."""
+    return Loader(config.loss.label_smoothing)
 
 
 def make_backprop(config: Config, network: Network, capacity: int) -> Backprop:
@@ -44,6 +110,18 @@ def make_optimizer(config: Config, network: Network) -> Optimizer:
     return Optimizer(o.name, network, Hyperparameters(**numbers))
 
 
+def make_learning_rate(config: Config, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return η as a function of the step: base rate, linear scaling rule, schedule."""
+    o, name = config.optimizer, config.schedule.name
+    settings = make_schedule(config, steps_per_epoch)
+    scale = config.batch_size / o.base_batch_size if o.base_batch_size else 1.0
+
+    def learning_rate(step: int) -> float:
+        return o.learning_rate * scale * factor(name, step, settings)
+
+    return learning_rate
+
+
 def make_schedule(config: Config, steps_per_epoch: int) -> ScheduleSettings:
     """Return the numbers of the schedule for this many steps an epoch."""
     s = config.schedule
@@ -55,36 +133,3 @@ def make_schedule(config: Config, steps_per_epoch: int) -> ScheduleSettings:
         gamma=s.gamma,
         final_factor=s.final_factor,
     )
-
-
-def load(
-    backprop: Backprop,
-    part: Part,
-    indices: npt.NDArray[np.int64] | slice,
-    shapes: tuple[tuple[int, int], ...],
-    smoothing: float = 0.0,
-) -> None:
-    """Bring examples into the workspace: the one place where rows become columns.
-
-    Parameters
-    ----------
-    backprop : Backprop
-    part : Part
-    indices : (rows,) int64 or slice
-        Rows of `part`.
-    shapes : tuple of (count, size)
-        The leaves they form, in order.
-    smoothing : float
-        ε of label smoothing.
-    """
-    backprop.arrange(shapes)
-    rows = sum(count * size for count, size in shapes)
-    if isinstance(indices, slice):
-        backprop.x[:rows] = part.x[indices]
-    else:  # mode "clip" writes straight to `out`; the indices are in range
-        part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
-    y = part.y[indices]
-    if y.ndim == 1:
-        smoothed_one_hot(y, smoothing, backprop.y[:rows])
-    else:
-        backprop.y[:rows] = y

@@ -8,12 +8,11 @@ import numpy.typing as npt
 from ddpbp.base import tree
 from ddpbp.comm.all_reduce.choose import tree_sum
 from ddpbp.comm.world import World
-from ddpbp.config.settings import Config
 from ddpbp.data.sources import Part
-from ddpbp.engine.build import load, make_backprop
-from ddpbp.engine.data import task_of
+from ddpbp.engine.loading import Loader
 from ddpbp.metrics import table as metrics
-from ddpbp.nn.network import Network, Parameters
+from ddpbp.nn.backprop import Backprop
+from ddpbp.nn.network import Parameters
 
 LEAF_ROWS = 512  # part of the arithmetic: the same for every run
 
@@ -23,20 +22,21 @@ class Evaluator:
 
     Parameters
     ----------
-    config : Config
-    network : Network
+    backprop : Backprop
+        A workspace for `LEAF_ROWS` examples.
+    loader : Loader
+    task : str
+        What the targets are; it decides the metrics.
     world : World
     """
 
-    def __init__(self, config: Config, network: Network, world: World) -> None:
-        self._config, self._network, self._world = config, network, world
-        self._task = task_of(config)
-        self._backprop = make_backprop(config, network, LEAF_ROWS)
+    def __init__(self, backprop: Backprop, loader: Loader, task: str, world: World) -> None:
+        self._backprop, self._loader, self._task, self._world = backprop, loader, task, world
+        self._outputs = backprop.network.sizes[-1]
 
     def _forward(self, theta: Parameters, part: Part, i: int) -> slice:
         rows = slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, len(part)))
-        smoothing = self._config.loss.label_smoothing
-        load(self._backprop, part, rows, ((1, rows.stop - rows.start),), smoothing)
+        self._loader(self._backprop, part, rows, ((1, rows.stop - rows.start),))
         self._backprop.forward(theta)
         self._world.pulse.progress += 1
         return rows
@@ -50,21 +50,17 @@ class Evaluator:
             sums = metrics.leaf_sums(self._task, a, part.y[rows])
             return np.array([*self._backprop.losses(), *sums])
 
-        sums = tree_sum(self._world, leaf, tree.leaf_count(len(part), LEAF_ROWS))
         n = len(part)
-        outputs = self._network.sizes[-1]
-        return {
-            "loss": float(sums[0]) / n,
-            **metrics.summarize(self._task, sums[1:], n, outputs),
-        }
+        sums = tree_sum(self._world, leaf, tree.leaf_count(n, LEAF_ROWS))
+        scores = metrics.summarize(self._task, sums[1:], n, self._outputs)
+        return {"loss": float(sums[0]) / n, **scores}
 
     def predict(self, theta: Parameters, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the outputs for (n, features) rows as (n, n_L) rows, on every rank."""
-        n, outputs = len(x), self._network.sizes[-1]
-        part = Part(x, np.zeros((n, outputs)))
-        start, stop = tree.deal(
-            tree.leaf_count(n, LEAF_ROWS), self._world.rank, self._world.world_size
-        )
+        n = len(x)
+        part = Part(x, np.zeros((n, self._outputs)))
+        leaves = tree.leaf_count(n, LEAF_ROWS)
+        start, stop = tree.deal(leaves, self._world.rank, self._world.world_size)
         mine = []
         for i in range(start, stop):
             self._forward(theta, part, i)

@@ -1,39 +1,74 @@
 """One rank of a run: its weights, its leaves, its part in every step."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
-from ddpbp.base import draws, tree
+from ddpbp.base import phases, tree
 from ddpbp.base.hashing import digest
-from ddpbp.comm.all_reduce.choose import make_reducer
-from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.comm.all_reduce.reducer import Reducer
 from ddpbp.comm.comparison import require_equal, require_in_step
 from ddpbp.comm.world import World
-from ddpbp.config.settings import Config
 from ddpbp.data.batches import Batch, Batches
-from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import load, make_backprop, make_network, make_optimizer, make_schedule
+from ddpbp.data.sources import Part
+from ddpbp.engine.canary import canary
+from ddpbp.engine.divergence import first_place
+from ddpbp.engine.loading import Loader
 from ddpbp.errors import Diverged, OutOfStep
-from ddpbp.nn.network import initialize
-from ddpbp.nn.schedules import factor
-from ddpbp.store.checkpoint import State
+from ddpbp.nn.backprop import Backprop
+from ddpbp.nn.network import Network, Parameters
+from ddpbp.nn.optimizers import Optimizer
 
 Array = npt.NDArray[Any]
 
-SENT = 2**24  # elements handed out by one message
+BROADCAST_ELEMENTS = 2**24  # of one message
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one rank trains with.
+
+    Attributes
+    ----------
+    network : Network
+    theta : Parameters
+        The initial weights.
+    batches : Batches
+        This rank's leaves of every step.
+    loader : Loader
+        Fills the workspace with the rows of a batch.
+    backprop : Backprop
+        A workspace for this rank's leaves, and for one full leaf at least.
+    reducer : Reducer
+    optimizer : Optimizer
+    learning_rate : callable
+        η as a function of the step.
+    notes : list of str
+        To be printed once, by rank 0.
+    """
+
+    network: Network
+    theta: Parameters
+    batches: Batches
+    loader: Loader
+    backprop: Backprop
+    reducer: Reducer
+    optimizer: Optimizer
+    learning_rate: Callable[[int], float]
+    notes: list[str] = field(default_factory=list)
 
 
 class Trainer:
-    """One rank of a run: its weights, its share of the data, its part in every step.
+    """One rank of a run: its weights, its shard of every batch, its part in every step.
 
     Parameters
     ----------
-    config : Config
-    dataset : Dataset
+    parts : Parts
+    data : Part
+        The examples to learn from.
     world : World
 
     Attributes
@@ -45,51 +80,34 @@ class Trainer:
     eta : float
         The learning rate of the last update.
     request, agreed : int
-        What this rank asks of all at the next step (see `stop`), and what came of the last.
-    notes : list of str
-        To be said once.
+        What this rank asks of all at the next step (see `run.requests`), and what all agreed on at
+        the last one.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
+
+    Raises
+    ------
+    OutOfStep
+        If the ranks compute different bits, or start from different weights.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
-        self.config, self.dataset, self.world = config, dataset, world
-        self.notes: list[str] = []
-        self.network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
-        self.theta = initialize(self.network, config.model.initialization, config.seed)
-        self.batches = Batches(
-            len(dataset.train),
-            config.batch_size,
-            config.leaf_size,
-            config.seed,
-            world.rank,
-            world.world_size,
-        )
-        self._canary_size = min(config.leaf_size, len(dataset.train))  # one full leaf
-        capacity = max(self.batches.capacity, self._canary_size)
-        self.backprop = make_backprop(config, self.network, capacity)
-        layout = Layout(
-            self.network.parameter_count,
-            self.network.dtype,
-            1,
-            self.batches.leaf_counts,
-            config.wire,
-            config.bucket_cap_bytes,
-        )
-        self.reducer = make_reducer(world, layout, self.notes.append)
+    def __init__(self, parts: Parts, data: Part, world: World) -> None:
+        self.network, self.theta, self.backprop = parts.network, parts.theta, parts.backprop
+        self.batches, self.reducer, self.optimizer = parts.batches, parts.reducer, parts.optimizer
+        self.learning_rate, self.notes = parts.learning_rate, parts.notes
+        self.data, self.world = data, world
+        self._load, self._pulse = parts.loader, world.pulse
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
             n: tree.run_program(n, world.rank, world.world_size)[0]
             for n in self.batches.leaf_counts
         }
-        self.optimizer = make_optimizer(config, self.network)
-        self.schedule = make_schedule(config, self.batches.steps_per_epoch)
         self.step = 0
-        self.phase = "between"
         self.request = self.agreed = 0
         self._in_step = -1  # the step at which the ranks were last compared
-        self.eta = self.learning_rate()
-        self.canary = self._canary()
+        self.eta = self.learning_rate(0)
+        self.enter(phases.BETWEEN)
+        self.canary = canary(self.backprop, self.theta, self.batches.full_leaf)
         require_equal(
             world,
             "canary (forward and backward on synthetic data)",
@@ -101,55 +119,42 @@ class Trainer:
             world, "initial weights", digest([self.theta.flat]), "use equal versions everywhere"
         )
 
-    @property
-    def phase(self) -> str:
-        """What this rank is doing now."""
-        return self.world.pulse.phase
-
-    @phase.setter
-    def phase(self, name: str) -> None:
-        pulse = self.world.pulse
-        pulse.phase, pulse.step = name, self.step
-        pulse.progress += 1
+    def enter(self, phase: phases.Phase) -> None:
+        """Begin a phase: what this rank is doing now."""
+        self._pulse.enter(phase, self.step)
 
     def train_step(self, batch: Batch) -> float:
-        """Run one step of gradient descent over all ranks; return the batch's mean loss."""
-        self.phase = "data"
-        load(
-            self.backprop,
-            self.dataset.train,
-            batch.indices,
-            batch.shapes,
-            self.config.loss.label_smoothing,
-        )
+        """Run one step of gradient descent over all ranks; return the batch's mean loss.
+
+        Raises
+        ------
+        Diverged
+            On every rank, before any weight has changed.
+        """
+        self.enter(phases.DATA)
+        self._load(self.backprop, self.data, batch.indices, batch.shapes)
         merges = self._merges[batch.leaf_count]
         rows = self.reducer.nodes(batch.leaf_count)
 
-        self.phase = "forward"
+        self.enter(phases.FORWARD)
         self.backprop.forward(self.theta, self.step, batch.first)
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
-        self.phase = "backward"
+        self.enter(phases.BACKWARD)
         for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
-            self.reducer.start(begin)
-        self.phase = "reduce"
+            self.reducer.start(begin)  # what is complete travels while the rest is computed
+        self.enter(phases.REDUCE)
         reduced = self.reducer.finish(batch.leaf_count, self.request)
         self.agreed = reduced.signal
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
-            self._raise_diverged(batch, rows)
-        self.phase = "update"
-        self.eta = self.learning_rate()
+            self._raise_diverged(batch)
+        self.enter(phases.UPDATE)
+        self.eta = self.learning_rate(self.step)
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
         self.step += 1
-        self.phase = "between"
+        self.enter(phases.BETWEEN)
         return loss
-
-    def learning_rate(self) -> float:
-        """Return η of the coming step."""
-        o = self.config.optimizer
-        scale = self.config.batch_size / o.base_batch_size if o.base_batch_size else 1.0
-        return o.learning_rate * scale * factor(self.config.schedule.name, self.step, self.schedule)
 
     @property
     def vectors(self) -> dict[str, Array]:
@@ -158,13 +163,41 @@ class Trainer:
         return {"theta": self.theta.flat, **state}
 
     def require_in_step(self) -> None:
-        """Stop the run unless every rank holds the same weights and optimizer state."""
+        """Stop the run unless every rank holds the same weights and optimizer state.
+
+        Raises
+        ------
+        OutOfStep
+            On every rank: names rank, host, tensor and step.
+        """
         if self._in_step != self.step:
             require_in_step(self.world, self.step, self.vectors)
             self._in_step = self.step
 
-    def restore(self, state: State, saved: Mapping[str, Array] | None, root: int) -> None:
-        """Take over a state; rank `root` hands out the vectors of it that it has.
+    def restore(
+        self,
+        saved: Mapping[str, Array] | None,
+        root: int,
+        *,
+        step: int,
+        eta: float,
+        products: Sequence[float],
+        theta_sha256: str,
+    ) -> None:
+        """Take over a saved state; rank `root` hands out the vectors.
+
+        Parameters
+        ----------
+        saved : mapping of str to array, or None
+            The vectors by name, on rank `root`.
+        root : int
+        step : int
+        eta : float
+            The learning rate of the last update.
+        products : sequence of float
+            The running products of the optimizer.
+        theta_sha256 : str
+            The hash of the weights as they were saved.
 
         Raises
         ------
@@ -172,77 +205,31 @@ class Trainer:
             On every rank, if one did not receive the weights as they were saved.
         """
         for name, vector in self.vectors.items():
-            for begin in range(0, vector.size, SENT):
-                block = slice(begin, begin + SENT)
+            for begin in range(0, vector.size, BROADCAST_ELEMENTS):
+                block = slice(begin, begin + BROADCAST_ELEMENTS)
                 vector[block] = self.world.broadcast(saved and saved[name][block], root)
-        self.step, self.eta = state.step, state.learning_rate
-        self.optimizer.products = list(state.optimizer_products)
+        self.step, self.eta = step, eta
+        self.optimizer.products = list(products)
         with self.world.together():
-            if digest([self.theta.flat]) != state.theta_sha256:
+            if digest([self.theta.flat]) != theta_sha256:
                 raise OutOfStep(f"step {self.step}: the weights are not those that were saved")
         self.require_in_step()
 
-    def _raise_diverged(self, batch: Batch, rows: slice) -> None:
-        """Find the first layer that is not finite, over all ranks; nobody's weights were touched.
+    def _raise_diverged(self, batch: Batch) -> NoReturn:
+        """Name the first layer and leaf that are not finite; no rank's weights were touched.
 
         Raises
         ------
         Diverged
-            On every rank.
+            On every rank, with the same message on any number of ranks.
         """
-        self.backprop.forward(self.theta, self.step, batch.first)
-        found = [place for place in self.world.all_gather_object(self._wrong_z(batch)) if place]
-        if not found:
-            wrong = self._wrong_gradient(batch, rows)
-            found = [place for place in self.world.all_gather_object(wrong) if place]
-        _, what, where = min(found, default=(0, "the sum over all leaves", ""))
+        mine = first_place(self.backprop, self.theta, self.data, self._load, batch, self.step)
+        places = [place for place in self.world.all_gather_object(mine) if place is not None]
+        what = str(min(places)) if places else "the sum over all leaves"
         epoch = self.step // self.batches.steps_per_epoch + 1
         raise Diverged(
-            f"epoch {epoch}, step {self.step + 1}: {what} is not finite{where}; the weights are "
-            f"those of step {self.step}. Lower optimizer.learning_rate (now "
-            f"{self.learning_rate():g}), set optimizer.clip_norm, or check the scale of the data"
+            f"epoch {epoch}, step {self.step + 1}: {what} is not finite; the weights are those of "
+            f"step {self.step}. Lower optimizer.learning_rate (now "
+            f"{self.learning_rate(self.step):g}), set optimizer.clip_norm, or check the scale of "
+            "the data"
         )
-
-    def _wrong_z(self, batch: Batch) -> tuple[tuple[int, int], str, str] | None:
-        """Tell where this rank's forward pass first leaves the finite: by layer, then by row."""
-        row, places = batch.first, []
-        for stack in self.backprop.stacks:
-            for i in range(stack.count):
-                for l in range(1, self.network.L + 1):
-                    if not np.isfinite(stack.z[l][i]).all():
-                        rows = f"rows {row} to {row + stack.size - 1} of the batch"
-                        places.append(((l, row), f"z of layer {l}, {rows},", self._where()))
-                row += stack.size
-        return min(places, default=None)
-
-    def _wrong_gradient(self, batch: Batch, rows: slice) -> tuple[int, str, str] | None:
-        """Tell where this rank's backward pass, or its loss, first leaves the finite."""
-        losses, nodes = self.backprop.losses(), self._nodes[rows]
-        merges = self._merges[batch.leaf_count]
-        for _ in self.backprop.backward(self.theta, nodes, merges, batch.examples):
-            pass
-        mine = f"rows {batch.first} to {batch.first + batch.rows - 1} of the batch"
-        for l in range(self.network.L, 0, -1):
-            if not all(np.isfinite(v).all() for node in nodes for v in (node.W[l], node.b[l])):
-                return self.network.L - l, f"the gradient of layer {l}, {mine},", self._where()
-        if not np.isfinite(losses).all():
-            return self.network.L, f"the loss, {mine},", self._where()
-        return None
-
-    def _where(self) -> str:
-        return f" on rank {self.world.rank} of {self.world.host}"
-
-    def _canary(self) -> str:
-        size = self._canary_size
-        (stack,) = self.backprop.arrange(((1, size),))
-        n = stack.x.size
-        values = draws.uniform(draws.key(draws.CANARY), np.arange(n, dtype=np.uint64))
-        stack.x[...] = (2.0 * values - 1.0).reshape(stack.x.shape)
-        stack.y[...] = 0.0
-        stack.y[:, 0] = 1.0
-        self.backprop.forward(self.theta, 0)
-        losses = self.backprop.losses()
-        flat = np.empty((1, self.network.parameter_count), self.network.dtype)
-        for _ in self.backprop.backward(self.theta, [self.network.views(flat[0])], [0], size):
-            pass
-        return digest([np.array(losses), stack.a[-1], flat])

@@ -66,6 +66,8 @@ class State(msgspec.Struct, kw_only=True):
     learning_rate: float
     """η of the last step; the schedule is a function of the step."""
     optimizer_products: list[float]
+    callbacks: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """What callbacks remember, by the name of their class."""
     config: dict[str, Any]
     config_sha256: str
     data_sha256: str

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ddpbp.comm.world import World
 from ddpbp.data.dataset import align
 from ddpbp.data.sources import Part, Source, read_features
+from ddpbp.engine.build import make_evaluator
 from ddpbp.engine.data import open_dataset, read_source
-from ddpbp.engine.evaluator import Evaluator
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.run.report import say
 from ddpbp.store.model_file import Model, load_model
@@ -32,7 +32,7 @@ def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
     """
     with world.together():
         model = load_model(path)
-    evaluator = Evaluator(model.config, model.network, world)
+    evaluator = make_evaluator(model.config, model.network, world)
     if data is None:
         dataset = open_dataset(model.config, world)
         part = dataset.test or dataset.validation
@@ -73,7 +73,7 @@ def predict_file(path: Path, data: Path, output: Path | None, world: World) -> N
             target=target,
             names=model.columns,
         )
-    evaluator = Evaluator(model.config, model.network, world)
+    evaluator = make_evaluator(model.config, model.network, world)
     a = evaluator.predict(model.theta, _scaled(model, x))
     with world.together():
         if world.rank == 0:

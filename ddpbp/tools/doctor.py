@@ -16,13 +16,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ddpbp import __version__
 from ddpbp.base import blas, tree
 from ddpbp.comm.world import MpiWorld, World, mpi_library
 from ddpbp.config.settings import Config
 from ddpbp.errors import ConfigError, DdpbpError
+
+if TYPE_CHECKING:
+    from ddpbp.data.dataset import Dataset
 
 CLOCK_SECONDS = 1.0  # clocks further apart than this make logs and file times misleading
 BALANCE = 0.8  # of the leaves over the ranks, below which it is worth a word
@@ -109,9 +112,9 @@ def examine(
     config: Config, world: World, say: Callable[[str], None], timeout_seconds: float
 ) -> int:
     """Check everything, telling each row as it is found; return 1 if one of them failed, else 0."""
+    from ddpbp.engine.build import make_trainer
     from ddpbp.engine.data import open_dataset
-    from ddpbp.engine.trainer import Trainer
-    from ddpbp.run.training import choose_threads
+    from ddpbp.run.ranks import choose_threads
 
     failed = False
 
@@ -134,7 +137,7 @@ def examine(
         return Row("pass", "data", dataset.description), dataset
 
     def canary() -> tuple[Row, Any]:
-        trainer = Trainer(config, dataset, world)
+        trainer = make_trainer(config, dataset, world)
         row = Row("pass", "canary", f"{trainer.canary[:12]}, the same bits on {_ranks(world)}")
         return row, trainer
 
@@ -146,8 +149,8 @@ def examine(
     if dataset is not None:
         trainer = check("canary", canary)
         if trainer is not None:
-            check("memory", lambda: _memory(trainer))
-            check("shared memory", lambda: _shared_memory(trainer))
+            check("memory", lambda: _memory(config, dataset, trainer))
+            check("shared memory", lambda: _shared_memory(config, dataset, trainer))
             check("reduction", lambda: _reduction(trainer))
             parameters = trainer.network.parameter_count
             check("cores", lambda: _cores(choose_threads(config, parameters, world), world))
@@ -251,7 +254,7 @@ def _environment(world: World) -> Row:
 
 
 def _leaves(config: Config, world: World) -> Row:
-    from ddpbp.run.training import require_enough_leaves
+    from ddpbp.run.ranks import require_enough_leaves
 
     require_enough_leaves(config, world.world_size)
     leaves = tree.leaf_count(config.batch_size, config.leaf_size)
@@ -266,13 +269,11 @@ def _leaves(config: Config, world: World) -> Row:
     return Row("pass", "ranks", found)
 
 
-def _memory(trainer: Any) -> Row:
+def _memory(config: Config, dataset: "Dataset", trainer: Any) -> Row:
     from ddpbp.tools.dry_run import rank_bytes
 
     world = trainer.world
-    needed = sum(
-        rank_bytes(trainer.config, trainer.dataset, trainer.network, world.world_size).values()
-    )
+    needed = sum(rank_bytes(config, dataset, trainer.network, world.world_size).values())
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     # The ranks of a host have allocated theirs already; what is left says how near the end is.

@@ -8,7 +8,7 @@ from ddpbp.data.dataset import Dataset
 from ddpbp.engine.build import make_network, make_optimizer
 from ddpbp.engine.data import open_dataset
 from ddpbp.nn.network import Network
-from ddpbp.run.training import require_enough_leaves
+from ddpbp.run.ranks import require_enough_leaves
 
 
 def describe(config: Config, ranks: int) -> str:

@@ -68,11 +68,12 @@ def make_ddpbp(net: str, leaves: int) -> Step:
     """One rank of ddpbp; `leaves` of a batch."""
     from ddpbp import join
     from ddpbp.engine.data import open_dataset
-    from ddpbp.engine.trainer import Trainer
+    from ddpbp.engine.build import make_trainer
+from ddpbp.engine.trainer import Trainer
 
     config = synthetic(net, leaves)
     world = join()
-    trainer = Trainer(config, open_dataset(config, world), world)
+    trainer = make_trainer(config, open_dataset(config, world), world)
     epoch = 0
 
     def run(steps: int) -> float:

@@ -45,7 +45,8 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     from ddpbp import join
     from ddpbp.comm.all_reduce.reducer import Reduced, Reducer
     from ddpbp.engine.data import open_dataset
-    from ddpbp.engine.trainer import Trainer
+    from ddpbp.engine.build import make_trainer
+from ddpbp.engine.trainer import Trainer
 
     class Mute(Reducer):
         """Sends nothing: the cost of everything else."""
@@ -55,7 +56,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
 
     config = synthetic(net, leaves)
     world = join()
-    trainer = Trainer(config, open_dataset(config, world), world)
+    trainer = make_trainer(config, open_dataset(config, world), world)
     batch = next(trainer.batches.epoch(0))
     real, count = trainer.reducer, batch.leaf_count
     mute = Mute(world, real.layout)

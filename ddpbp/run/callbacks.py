@@ -1,0 +1,88 @@
+"""Callbacks: what is done beside the learning, at each step and epoch.
+
+A callback runs on every rank with the same numbers, so all ranks do the same. To add one, subclass
+`Callback` and pass it to `train`; what it remembers goes into every checkpoint by `state` and comes
+back by `restore`.
+"""
+
+import math
+from typing import Any, Protocol
+
+from ddpbp.engine.trainer import Trainer
+from ddpbp.store.checkpoint import Progress
+
+Scores = dict[str, float | None]
+
+
+class Running(Protocol):
+    """What a callback sees of a run, and what it may ask of it."""
+
+    trainer: Trainer
+    progress: Progress
+
+    def save(self, score: float | None = None) -> None:
+        """Begin to write a checkpoint; call it on all ranks alike."""
+
+
+class Callback:
+    """Empty hooks; override those that matter."""
+
+    def begin(self, run: Running) -> None:
+        """Act before the first step of this start, also after a resume."""
+
+    def step(self, run: Running, loss: float) -> None:
+        """Act after an update; `loss` is the mean over the batch, over all ranks."""
+
+    def epoch(self, run: Running, scores: Scores) -> None:
+        """Act after an epoch, when its scores are known."""
+
+    def end(self, run: Running) -> None:
+        """Act after the last epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resume needs, as plain values of JSON."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned when the checkpoint was made."""
+
+
+class CompareRanks(Callback):
+    """Compares the weights of all ranks every N steps; 0 leaves it to the end of each epoch.
+
+    Parameters
+    ----------
+    every_steps : int
+    """
+
+    def __init__(self, every_steps: int) -> None:
+        self._every_steps = every_steps
+
+    def step(self, run: Running, loss: float) -> None:
+        """Compare."""
+        if self._every_steps and run.trainer.step % self._every_steps == 0:
+            run.trainer.require_in_step()
+
+
+class SaveCandidates(Callback):
+    """Saves a checkpoint after each epoch but the last, for `checkpoint.keep_best` to choose from.
+
+    Parameters
+    ----------
+    epochs : int
+        Of the run; after the last one the run saves anyway.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def epoch(self, run: Running, scores: Scores) -> None:
+        """Save, with the loss by which checkpoints are compared."""
+        if run.progress.epoch < self._epochs:
+            run.save(score=judged_by(scores))
+
+
+def judged_by(scores: Scores) -> float:
+    """Return what an epoch is judged by: the validation loss, else that of training."""
+    loss = scores.get("validation_loss", scores["train_loss"])
+    return math.inf if loss is None else loss

@@ -1,0 +1,329 @@
+"""The loop: learn, judge, save, stop; readable as prose."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from ddpbp import __version__
+from ddpbp.base import blas, phases, tree
+from ddpbp.base.hashing import digest
+from ddpbp.config.settings import Config, dump, fingerprint, to_toml
+from ddpbp.data.batches import Batch
+from ddpbp.data.dataset import Dataset
+from ddpbp.engine.evaluator import Evaluator
+from ddpbp.engine.trainer import Trainer
+from ddpbp.errors import DdpbpError, Stopped
+from ddpbp.run.callbacks import Callback, judged_by
+from ddpbp.run.faults import finished, recorded
+from ddpbp.run.report import Report, figure
+from ddpbp.run.requests import SAVE, Requests, is_stop, reason
+from ddpbp.run.sinks.jsonl import JsonLines
+from ddpbp.run.start import Start
+from ddpbp.store.checkpoint import Checkpoint, Progress, State, Writer, metrics_of, name_of
+from ddpbp.store.model_file import Model, save_model
+from ddpbp.store.run_folder import (
+    CHECKPOINTS,
+    METRICS,
+    MODEL,
+    RESULT,
+    begin_run,
+    complete,
+    write_json,
+)
+
+
+class Outcome(NamedTuple):
+    """The outcome of a run: the trained model, and what result.json holds."""
+
+    model: Model
+    result: dict[str, Any]
+
+
+class Run:
+    """One rank's way through a training: learn, judge, save, stop.
+
+    Parameters
+    ----------
+    config : Config
+        For the records; what computes was built from it before.
+    trainer : Trainer
+    evaluator : Evaluator
+    dataset : Dataset
+    report : Report
+    folder : Path or None
+        The run folder; rank 0 writes it. None writes nothing.
+    requests : Requests
+    callbacks : sequence of Callback
+        This rank's own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        trainer: Trainer,
+        evaluator: Evaluator,
+        dataset: Dataset,
+        report: Report,
+        folder: Path | None,
+        requests: Requests,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.config, self.trainer, self.evaluator = config, trainer, evaluator
+        self.dataset, self.report, self.folder = dataset, report, folder
+        self.requests, self.callbacks, self.world = requests, callbacks, trainer.world
+        self.progress = Progress()
+        self.began = False
+        self.examples, self.seconds = 0, 0.0  # of this process: a resumed run begins at 0
+        self.model = Model(
+            config,
+            trainer.network,
+            trainer.theta,
+            dataset.classes,
+            dataset.standardization,
+            dataset.columns,
+            dataset.target,
+        )
+        writes = folder is not None and self.world.rank == 0
+        self.writer = Writer(folder, config.checkpoint) if folder and writes else None
+
+    def go(self, start: Start, processes: int, *, fast_dev_run: bool) -> Outcome:
+        """Run from `start`, which rank 0 knows, to the end."""
+        self._begin(start)
+        with self.report, finished(self.writer), recorded(self.folder, self.trainer):
+            if self.writer and self.folder:
+                self.report.add(JsonLines(self.folder / METRICS))
+            for note in (*self.trainer.notes, *start.notes):
+                self.report.say(f"note: {note}")
+            self.report.say(self._headline(processes))
+            result = self.world.broadcast(start.result)
+            if result:
+                self.report.say(f"{self.folder} is complete; to go on with it raise epochs")
+            else:
+                result = self._learn(1 if fast_dev_run else self.config.epochs, fast=fast_dev_run)
+                result |= {"world_size": processes, "threads": self.world.world_size // processes}
+                self._finish(result)
+            self.report.say(_summary(result, self.folder))
+        return Outcome(self.model, result)
+
+    def _begin(self, start: Start) -> None:
+        """Take over the state to go on from; then the folder becomes this run's."""
+        root, foremost = start.foremost(self.world)
+        checkpoint = foremost.checkpoint
+        with self.world.together():  # only now: bad data neither leave nor remove a run
+            start.require_fit(self.trainer.vectors)
+            start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
+            if self.writer and self.folder and not start.result:
+                metrics = checkpoint and complete(metrics_of(checkpoint), foremost.records)
+                begin_run(self.folder, to_toml(self.config), metrics)
+        if checkpoint:
+            state = checkpoint.state
+            self.trainer.restore(
+                start.vectors,
+                root,
+                step=state.step,
+                eta=state.learning_rate,
+                products=state.optimizer_products,
+                theta_sha256=state.theta_sha256,
+            )
+            self.progress = state.progress
+            for callback in self.callbacks:
+                callback.restore(state.callbacks.get(type(callback).__name__, {}))
+        self.began = True
+
+    def _learn(self, epochs: int, *, fast: bool) -> dict[str, Any]:
+        n, p = len(self.dataset.train), self.progress
+        before = p.epoch * n + p.position
+        self.report.begin(epochs, n, before)
+        for callback in self.callbacks:
+            callback.begin(self)
+        while p.epoch < epochs:
+            self._epoch(fast=fast)
+        for callback in self.callbacks:
+            callback.end(self)
+        self.report.end()
+        return {
+            "theta_sha256": digest([self.trainer.theta.flat]),
+            **p.scores,
+            **self._scores("test"),
+            "best_epoch": p.best_epoch,
+            "epochs": epochs,
+            "steps": self.trainer.step,
+            "examples": before + self.examples,
+            "examples_per_second": self.examples / self.seconds if self.seconds else None,
+            "parameters": self.trainer.network.parameter_count,
+            "canary_sha256": self.trainer.canary,
+        }
+
+    def _epoch(self, *, fast: bool) -> None:
+        trainer, p = self.trainer, self.progress
+        first, began = p.position, time.perf_counter()
+        first_step = -(-p.position // trainer.batches.batch_size)
+        for batch in trainer.batches.epoch(p.epoch, first_step):
+            self._step(batch)
+            if fast:
+                break
+        took, seen = time.perf_counter() - began, p.position - first
+        self.examples, self.seconds = self.examples + seen, self.seconds + took
+        trainer.require_in_step()
+        p.scores = {"train_loss": p.loss_sum / p.position, **self._scores("validation")}
+        self.report.epoch(
+            {
+                "epoch": p.epoch + 1,
+                "step": trainer.step,
+                "learning_rate": trainer.eta,
+                **p.scores,
+                "seconds": took,
+                "examples_per_second": seen / took,
+            }
+        )
+        p.epoch, p.position, p.loss_sum = p.epoch + 1, 0, 0.0
+        loss = judged_by(p.scores)
+        if loss < (math.inf if p.best_loss is None else p.best_loss):
+            p.best_epoch, p.best_loss = p.epoch, loss
+        for callback in self.callbacks:
+            callback.epoch(self, p.scores)
+
+    def _step(self, batch: Batch) -> None:
+        trainer, p = self.trainer, self.progress
+        trainer.request = self.requests.pending(self.world.rank)
+        loss = trainer.train_step(batch)
+        p.loss_sum += loss * batch.examples
+        p.position += batch.examples
+        every = self.config.log_every_steps
+        logged = bool(every) and trainer.step % every == 0
+        self.report.step(p.epoch + 1, trainer.step, batch.examples, loss, logged=logged)
+        for callback in self.callbacks:
+            callback.step(self, loss)
+        self._warn_of_failed_write()
+        self._heed_requests()
+
+    def _heed_requests(self) -> None:
+        """Save or stop, where all ranks agreed to at this step."""
+        if self.folder is None:
+            return
+        agreed, every = self.trainer.agreed, self.config.checkpoint.every_steps
+        if is_stop(agreed):
+            self._stop(agreed)
+        elif agreed == SAVE or (every and self.trainer.step % every == 0):
+            self.save()
+
+    def save(self, score: float | None = None, *, wait: bool = False) -> None:
+        """Begin to write a checkpoint of what all ranks agree on; with `wait`, until it is written.
+
+        Parameters
+        ----------
+        score : float, optional
+            The loss of these very weights, where they have been judged.
+        wait : bool
+        """
+        if self.folder is None:
+            return
+        self.trainer.enter(phases.CHECKPOINT)
+        self.trainer.require_in_step()
+        self.requests.saved()
+        if self.writer:
+            self.writer.wait()
+            self._warn_of_failed_write()
+            self.writer.start(self.model, self.trainer.vectors, self._state(score), wait=wait)
+        self.trainer.enter(phases.BETWEEN)
+
+    def _state(self, score: float | None = None) -> State:
+        return State(
+            version=__version__,
+            step=self.trainer.step,
+            seed=self.config.seed,
+            progress=msgspec.structs.replace(self.progress),
+            score=score,
+            learning_rate=self.trainer.eta,
+            optimizer_products=self.trainer.optimizer.products,
+            callbacks={
+                type(callback).__name__: state
+                for callback in self.callbacks
+                if (state := callback.state())
+            },
+            config=dump(self.config),
+            config_sha256=fingerprint(self.config),
+            data_sha256=self.dataset.sha256,
+            canary_sha256=self.trainer.canary,
+            environment=blas.fingerprint(),
+        )
+
+    def keep(self) -> Start:
+        """Return how to go on from where this rank is, as if it had saved a checkpoint."""
+        state = self._state()
+        state.theta_sha256 = digest([self.trainer.theta.flat])
+        path = (self.folder or Path()) / CHECKPOINTS / name_of(state.step)
+        last = list(self.report.last.values())
+        return Start(Checkpoint(path, state, self.trainer.vectors), records=last)
+
+    def _warn_of_failed_write(self) -> None:
+        """Report a checkpoint that could not be written; the training goes on."""
+        if self.writer and (failure := self.writer.take_failure()):
+            self.report.say(f"warning: {failure}; the training goes on without it")
+
+    def _stop(self, request: int) -> NoReturn:
+        """Save and leave.
+
+        Raises
+        ------
+        Stopped
+            On every rank.
+        """
+        self.save(wait=True)
+        step, why = self.trainer.step, reason(request, self.config.max_seconds)
+        with self.world.together():
+            if self.writer and (failure := self.writer.take_failure()):
+                raise DdpbpError(f"stopped by {why} at step {step}, but {failure}")
+        raise Stopped(
+            f"stopped by {why} at step {step}; to go on from there, start the same command with "
+            "--resume auto"
+        )
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        """Write the last checkpoint, the model and, as the mark of a complete run, the result."""
+        if self.folder is None:
+            return
+        scores = self.progress.scores
+        self.save(score=judged_by(scores) if scores else None, wait=True)
+        self.trainer.enter(phases.CHECKPOINT)
+        with self.world.together():
+            if self.writer and self.folder:
+                self._warn_of_failed_write()
+                save_model(self.folder / MODEL, self.model)
+                write_json(self.folder / RESULT, result)
+
+    def _scores(self, name: str) -> dict[str, float | None]:
+        part = getattr(self.dataset, name)
+        if part is None:
+            return {}
+        self.trainer.enter(phases.EVALUATE)
+        scores = self.evaluator.score(self.trainer.theta, part)
+        self.trainer.enter(phases.BETWEEN)
+        return {f"{name}_{key}": v for key, v in scores.items()}
+
+    def _headline(self, processes: int) -> str:
+        network, batches = self.trainer.network, self.trainer.batches
+        sizes = "-".join(str(n) for n in network.sizes)
+        ranks = f"{processes} rank" + "s" * (processes > 1)
+        if (count := self.world.world_size // processes) > 1:
+            ranks += f" of {count} threads"
+        leaves = tree.leaf_count(batches.batch_size, batches.micro_batch_size)
+        return (
+            f"{self.dataset.description}\n"
+            f"network {sizes}, {network.parameter_count:,} parameters; "
+            f"{batches.examples:,} examples in batches of {batches.batch_size} "
+            f"({leaves} leaves) on {ranks}"
+        )
+
+
+def _summary(result: dict[str, Any], folder: Path | None) -> str:
+    scores = [figure(key, v) for key, v in result.items() if key.startswith("test_")]
+    lines = ["  ".join(scores)] if scores else []
+    lines.append(f"theta sha256 {result['theta_sha256']}")
+    if folder:
+        lines.append(f"saved in {folder}")
+    return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""The console: plain lines on standard output."""
+
+from ddpbp.run.report import figure, say
+from ddpbp.run.sinks import Record
+
+
+class Console:
+    """Prints texts, and one line per epoch."""
+
+    live = False
+
+    def __init__(self) -> None:
+        self._epochs = 0
+
+    def log(self, record: Record) -> None:
+        """Print what a person wants to read of a record."""
+        kind = record["kind"]
+        if kind == "text":
+            self.print(record["text"])
+        elif kind == "begin":
+            self._epochs = record["epochs"]
+        elif kind == "epoch":
+            self.print(self._line(record))
+
+    def print(self, line: str) -> None:
+        """Print one line."""
+        say(line)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _line(self, record: Record) -> str:
+        shown = [f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}"]
+        shown += [
+            figure(name, value)
+            for name, value in record.items()
+            if name.startswith(("train_", "validation_"))
+        ]
+        return "  ".join([*shown, f"{record['examples_per_second']:,.0f} examples/s"])
