@@ -17,7 +17,8 @@ from ddpbp.base import blas, tree
 from ddpbp.base.hashing import digest
 from ddpbp.comm import threads
 from ddpbp.comm.heartbeat import Fault, Heartbeat
-from ddpbp.comm.world import Lost, World, launched, outlive
+from ddpbp.comm.join import launched
+from ddpbp.comm.world import Lost, World, outlive
 from ddpbp.config.settings import Config, dump, fingerprint, to_toml
 from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
