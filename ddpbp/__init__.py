@@ -22,10 +22,10 @@ _HOMES = {
     "Trainer": "ddpbp.engine.trainer",
     "World": "ddpbp.comm.world",
     "initialize": "ddpbp.nn.network",
-    "join": "ddpbp.comm.world",
+    "join": "ddpbp.comm.join",
     "load_model": "ddpbp.store.model_file",
     "resolve": "ddpbp.config.settings",
-    "simulate": "ddpbp.comm.world",
+    "simulate": "ddpbp.comm.simulated",
 }
 
 __all__ = sorted(_HOMES)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import pytest
 
 from ddpbp.base import blas
-from ddpbp.comm.world import launched
+from ddpbp.comm.join import launched
 
 if TYPE_CHECKING:
     from tests.cluster.hosts import Hosts

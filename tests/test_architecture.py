@@ -92,7 +92,7 @@ def test_no_room_imports_itself_by_a_detour():
 
 def test_only_the_world_knows_mpi():
     doors = {m for m, names in IMPORTS.items() if any(n.split(".")[0] == "mpi4py" for n in names)}
-    assert doors == {"ddpbp.comm.world"}
+    assert doors == {"ddpbp.comm.mpi"}
 
 
 def test_importing_the_package_imports_no_numpy():

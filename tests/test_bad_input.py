@@ -221,7 +221,7 @@ def test_divergence_names_epoch_step_and_layer_the_same_on_all_ranks(mpirun, tmp
 # What a rank does before it runs the command line: {rank} is its own.
 DRIVER = """
 import os, sys
-from ddpbp.comm.world import launched
+from ddpbp.comm.join import launched
 rank = launched()[0]
 {before}
 from ddpbp.cli.main import run

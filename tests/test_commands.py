@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from ddpbp.cli.main import run
-from ddpbp.comm.world import launched
+from ddpbp.comm.join import launched
 
 SMALL = ["epochs=2", "model.hidden=[7, 5]"]
 FILES = {"checkpoints", "config.toml", "metrics.jsonl", "model.safetensors", "result.json"}

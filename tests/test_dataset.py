@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ddpbp.comm.all_reduce.choose import tree_sum
-from ddpbp.comm.world import World, simulate
+from ddpbp.comm.simulated import simulate
+from ddpbp.comm.tree_sum import tree_sum
+from ddpbp.comm.world import World
 from ddpbp.data import dataset as module
 from ddpbp.data.dataset import BlockSum, Dataset, fit_standardization, prepare, split
 from ddpbp.data.sources import Part, Source

@@ -111,7 +111,7 @@ bench.links = lambda world: time.sleep(60 * world.rank) or links(world)
 def test_fault_of_one_rank_is_found_and_nothing_hangs(mpirun, tmp_path, fault):
     script = tmp_path / "doctor.py"
     script.write_text(
-        "import os, sys, time\nfrom ddpbp.comm.world import launched\n"
+        "import os, sys, time\nfrom ddpbp.comm.join import launched\n"
         f"{FAULTS[fault]}\nfrom ddpbp.cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
     )
     ended = mpirun(2, script, "doctor", "--timeout", "2", f"output={tmp_path}", seconds=30)

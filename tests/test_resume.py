@@ -351,7 +351,7 @@ def test_a_full_disk(python, tmp_path):
 SIGNALLED = """
 import os, signal, sys
 from ddpbp.cli.main import run
-from ddpbp.comm.world import launched
+from ddpbp.comm.join import launched
 from ddpbp.engine.trainer import Trainer
 number, times, *arguments = sys.argv[1:]
 step = Trainer.train_step

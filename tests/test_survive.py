@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpbp.comm.world import simulate
+from ddpbp.comm.simulated import simulate
 from ddpbp.errors import OutOfStep
 from ddpbp.run.start import Start
 from ddpbp.store.checkpoint import Checkpoint, Progress, State

@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from ddpbp import __version__
-from ddpbp.comm.world import World, join, launched, simulate
+from ddpbp.comm.join import join, launched
+from ddpbp.comm.simulated import simulate
+from ddpbp.comm.world import World
 from ddpbp.config.settings import Config, dump, parse, resolve, schema, to_toml
 from ddpbp.errors import ConfigError, DdpbpError
 from ddpbp.run.report import say

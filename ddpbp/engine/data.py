@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from ddpbp.base.hashing import digest
-from ddpbp.comm.all_reduce.choose import tree_sum
 from ddpbp.comm.comparison import require_equal
+from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset, prepare

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.base import tree
-from ddpbp.comm.all_reduce.choose import tree_sum
+from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.data.sources import Part
 from ddpbp.engine.loading import Loader

@@ -10,7 +10,8 @@ import numpy as np
 
 from ddpbp.comm import threads
 from ddpbp.comm.heartbeat import Fault, Heartbeat
-from ddpbp.comm.world import World, launched, outlive
+from ddpbp.comm.join import launched
+from ddpbp.comm.world import World, outlive
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
 from ddpbp.engine.build import make_evaluator, make_network, make_trainer

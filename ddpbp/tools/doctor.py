@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ddpbp import __version__
 from ddpbp.base import blas, tree
-from ddpbp.comm.world import MpiWorld, World, mpi_library
+from ddpbp.comm.mpi import MpiWorld, mpi_library
+from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.errors import ConfigError, DdpbpError
 

@@ -67,9 +67,8 @@ def synthetic(net: str, leaves: int) -> Any:
 def make_ddpbp(net: str, leaves: int) -> Step:
     """One rank of ddpbp; `leaves` of a batch."""
     from ddpbp import join
-    from ddpbp.engine.data import open_dataset
     from ddpbp.engine.build import make_trainer
-from ddpbp.engine.trainer import Trainer
+    from ddpbp.engine.data import open_dataset
 
     config = synthetic(net, leaves)
     world = join()

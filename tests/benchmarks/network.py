@@ -44,9 +44,8 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
 
     from ddpbp import join
     from ddpbp.comm.all_reduce.reducer import Reduced, Reducer
-    from ddpbp.engine.data import open_dataset
     from ddpbp.engine.build import make_trainer
-from ddpbp.engine.trainer import Trainer
+    from ddpbp.engine.data import open_dataset
 
     class Mute(Reducer):
         """Sends nothing: the cost of everything else."""

@@ -14,11 +14,14 @@ from ddpbp.base.blocks import BLOCK
 from ddpbp.base.rounding import WIRES
 from ddpbp.comm import threads
 from ddpbp.comm.all_reduce.bucketed import Bucketed
-from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer, tree_sum
+from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
 from ddpbp.comm.all_reduce.portable import Gathered, Sliced
 from ddpbp.comm.all_reduce.reducer import Layout, Local, Reducer
 from ddpbp.comm.all_reduce.shared import Shared, SharedSlices, SharedSmall
-from ddpbp.comm.world import MpiWorld, World, join
+from ddpbp.comm.join import join
+from ddpbp.comm.mpi import MpiWorld
+from ddpbp.comm.tree_sum import tree_sum
+from ddpbp.comm.world import World
 
 pytestmark = pytest.mark.mpi
 

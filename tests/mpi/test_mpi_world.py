@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ddpbp.comm.comparison import require_equal, require_in_step
-from ddpbp.comm.world import World, join
+from ddpbp.comm.join import join
+from ddpbp.comm.world import World
 from ddpbp.errors import ConfigError, DataError, DdpbpError, OutOfStep
 
 pytestmark = pytest.mark.mpi
@@ -27,7 +28,7 @@ def test_ranks_are_those_of_the_launcher(world):
 
 
 def test_wrong_number_of_ranks_is_the_mpirun_of_another_mpi(world):
-    from ddpbp.comm.world import MpiWorld
+    from ddpbp.comm.mpi import MpiWorld
 
     with pytest.raises(ConfigError, match=f"started 99 ranks, .* sees {world.world_size}: mpirun"):
         MpiWorld(99)

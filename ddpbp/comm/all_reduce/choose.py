@@ -1,4 +1,4 @@
-"""Sums over the leaves of all ranks: which reducer, and the sums of small vectors.
+"""Which reducer sums the gradient.
 
 ===============  ==================================================================
 `Local`          one rank: nothing to send
@@ -12,10 +12,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from ddpbp.base import tree
 from ddpbp.comm.all_reduce.bucketed import Bucketed
 from ddpbp.comm.all_reduce.portable import Gathered, Sliced
 from ddpbp.comm.all_reduce.reducer import Layout, Local, Reducer
@@ -47,32 +43,3 @@ def make_reducer(world: World, layout: Layout, say: Callable[[str], None] | None
         if say:
             say(f"no shared memory, reducing through MPI messages: {reason}")
     return Gathered(world, layout) if small else Sliced(world, layout)
-
-
-def tree_sum(
-    world: World, leaf: Callable[[int], npt.NDArray[np.float64]], size: int
-) -> npt.NDArray[np.float64]:
-    """Sum small vectors over leaves that are computed where they are owned.
-
-    Parameters
-    ----------
-    world : World
-    leaf : int -> (k,) float64
-        Computes the vector of one leaf; called for the leaves of this rank, in order.
-    size : int
-        The number of leaves of all ranks, at least 1.
-
-    Returns
-    -------
-    (k,) float64
-        The same bits for every number of ranks.
-    """
-    start, stop = tree.deal(size, world.rank, world.world_size)
-    merges, _ = tree.run_program(size, world.rank, world.world_size)
-    nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges)
-    gathered: list[npt.NDArray[np.float64]] = [
-        node for rank in world.all_gather_object(nodes) for node in rank
-    ]
-    _, root_merges = tree.root_program(size, world.world_size)
-    (root,) = tree.accumulate(gathered, root_merges)
-    return root

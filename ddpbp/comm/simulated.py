@@ -1,0 +1,96 @@
+"""Several ranks in one process, one at a time in turn: for debuggers and tests."""
+
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ddpbp.comm.world import Array, World
+
+
+class _Hub:
+    """Where simulated ranks meet: they run one at a time, in turn."""
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+        self.failed = False
+        self._turn = 0
+        self._condition = threading.Condition()
+        self._rounds: tuple[list[Any], list[Any]] = ([None] * world_size, [None] * world_size)
+
+    def wait_for_turn(self, rank: int) -> None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._turn == rank or self.failed)
+        if self.failed:
+            raise SystemExit(1)
+
+    def pass_turn(self, rank: int) -> None:
+        with self._condition:
+            self._turn = (rank + 1) % self.world_size
+            self._condition.notify_all()
+
+    def fail(self) -> None:
+        with self._condition:
+            self.failed = True
+            self._condition.notify_all()
+
+    def exchange(self, rank: int, count: int, value: Any) -> list[Any]:
+        values = self._rounds[count % 2]  # the others may still read those of the round before
+        values[rank] = value
+        self.pass_turn(rank)
+        self.wait_for_turn(rank)
+        return list(values)
+
+
+class SimulatedWorld(World):
+    """One of several ranks that live in one process, in lockstep: for debuggers and tests."""
+
+    def __init__(self, rank: int, hub: _Hub) -> None:
+        super().__init__()
+        self.rank, self.world_size = rank, hub.world_size
+        self.local_rank, self.local_size = rank, hub.world_size
+        self.node_sizes = (hub.world_size,)
+        self._hub, self._count = hub, 0
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self._count += 1
+        message = pickle.dumps(value)  # as over MPI: nobody gets hold of another's arrays
+        return [pickle.loads(m) for m in self._hub.exchange(self.rank, self._count, message)]
+
+    def all_gather(self, send: Array, receive: Array) -> None:
+        for rank, value in enumerate(self.all_gather_object(send)):
+            receive[rank] = value
+
+    def all_to_all(self, send: Array, receive: Array) -> None:
+        for rank, value in enumerate(self.all_gather_object(send)):
+            receive[rank] = value[self.rank]
+
+    def abort(self, code: int) -> None:
+        self._hub.fail()
+        raise SystemExit(code)
+
+
+def simulate(world_size: int, main: Callable[[World], int]) -> int:
+    """Run `main` once per rank in this process, in turn; return rank 0's exit code."""
+    hub = _Hub(world_size)
+    codes = [1] * world_size
+
+    def run(rank: int) -> None:
+        try:
+            hub.wait_for_turn(rank)
+            codes[rank] = main(SimulatedWorld(rank, hub))
+            hub.pass_turn(rank)
+        except BaseException:
+            hub.fail()
+            if rank == 0:
+                raise
+
+    others = [threading.Thread(target=run, args=(rank,)) for rank in range(1, world_size)]
+    for thread in others:
+        thread.start()
+    try:
+        run(0)
+    finally:
+        for thread in others:
+            thread.join()
+    return codes[0]

@@ -1,0 +1,38 @@
+"""Sums of small vectors over leaves, such as losses and metrics: gathered, added by every rank."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.base import tree
+from ddpbp.comm.world import World
+
+
+def tree_sum(
+    world: World, leaf: Callable[[int], npt.NDArray[np.float64]], size: int
+) -> npt.NDArray[np.float64]:
+    """Sum small vectors over leaves that are computed where they are owned.
+
+    Parameters
+    ----------
+    world : World
+    leaf : int -> (k,) float64
+        Computes the vector of one leaf; called for the leaves of this rank, in order.
+    size : int
+        The number of leaves of all ranks, at least 1.
+
+    Returns
+    -------
+    (k,) float64
+        The same bits for every number of ranks.
+    """
+    start, stop = tree.deal(size, world.rank, world.world_size)
+    merges, _ = tree.run_program(size, world.rank, world.world_size)
+    nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges)
+    gathered: list[npt.NDArray[np.float64]] = [
+        node for rank in world.all_gather_object(nodes) for node in rank
+    ]
+    _, root_merges = tree.root_program(size, world.world_size)
+    (root,) = tree.accumulate(gathered, root_merges)
+    return root
