@@ -10,15 +10,25 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ddpbp"
 
-# The ground bears all; a room is a folder whose modules know each other and no other room.
-FLOORS = {
-    "ground": {"errors", "draws", "tree", "pin", "wire"},
-    "floor 0": {"nn", "data", "comm"},
-    "floor 1": {"config", "runfolder", "model", "checkpoint", "stop", "metrics", "report", "build"},
-    "floor 2": {"train", "trainer", "resume", "evaluate", "gradcheck", "dryrun"},
-    "floor 3": {"cli", "__main__", "bench", "doctor", "plan"},
-}
-HEIGHT = {room: height for height, rooms in enumerate(FLOORS.values()) for room in rooms}
+# A room is a folder or a file right below the package. It imports lower floors only.
+FLOORS = (
+    {"errors"},
+    {"base"},
+    {"nn", "data", "comm", "metrics"},
+    {"config"},
+    {"store"},
+    {"engine"},
+    {"run"},
+    {"tools"},
+    {"api"},
+    {"cli"},
+    {"__main__"},
+)
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+LAZY = {
+    "mpi4py", "rich", "safetensors", "threadpoolctl", "h5py", "pyarrow", "onnx", "matplotlib",
+    "tensorboardX", "sklearn", "torch",
+}  # fmt: skip
 
 
 def module_of(path: Path) -> str:
@@ -26,77 +36,134 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def imported(node: ast.AST, path: Path) -> set[str]:
+    """Return the names of the modules that one statement imports."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    assert not node.level, f"{path}: relative import"
+    assert node.module
+    # `from ddpbp.base import tree` names a module, `from ddpbp.base.tree import fold` none
+    place = PACKAGE.parent / node.module.replace(".", "/")
+    return {
+        f"{node.module}.{alias.name}"
+        if (place / f"{alias.name}.py").exists() or (place / alias.name / "__init__.py").exists()
+        else node.module
+        for alias in node.names
+    }
+
+
 def imports_of(path: Path) -> set[str]:
-    """Return the names of all modules that a file imports, in functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            assert node.module
-            # `from ddpbp import tree` names a module, `from ddpbp.base.tree import fold` none
-            found |= {
-                f"{node.module}.{alias.name}"
-                if (PACKAGE.parent / node.module.replace(".", "/") / f"{alias.name}.py").exists()
-                else node.module
-                for alias in node.names
-            }
-    return found
+    """Return the names of all modules that a file imports, in functions and for types too."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return set().union(*(imported(node, path) for node in nodes))
+
+
+def at_start(path: Path) -> set[str]:
+    """Return the names of the modules that a file imports when it is loaded."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return set().union(*(imported(node, path) for node in body))
+
+
+PATHS = sorted(p for p in PACKAGE.rglob("*.py") if p.parts[len(PACKAGE.parts)] != "launch")
+IMPORTS = {module_of(path): imports_of(path) for path in PATHS}
+OURS = {
+    module: {
+        name for name in imports if name.split(".")[0] == "ddpbp" and name not in ("ddpbp", module)
+    }
+    for module, imports in IMPORTS.items()
+    if module != "ddpbp"  # its names are looked up when they are asked for
+}
 
 
 def room_of(module: str) -> str:
     return module.split(".")[1]
 
 
-IMPORTS = {module_of(path): imports_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
-OURS = {
-    module: {name for name in imports if name.startswith("ddpbp.")}
-    for module, imports in IMPORTS.items()
-    if module != "ddpbp"  # its names are looked up when they are asked for
-}
-
-
 def test_every_module_has_its_floor():
-    homeless = {room_of(module) for module in OURS} - HEIGHT.keys()
-    assert homeless == set(), "give it a place in FLOORS"
+    assert {room_of(module) for module in OURS} == HEIGHT.keys(), "a room without a floor, or gone"
 
 
-def may_import(room: str, other: str) -> bool:
-    """Tell whether one may: what lies below, and its own floor but for the rooms of floor 0."""
-    if HEIGHT[room] == HEIGHT[other]:
-        return room == other or room not in FLOORS["floor 0"]
-    return HEIGHT[other] < HEIGHT[room]
-
-
-def test_imports_point_to_a_lower_floor_or_stay_at_home():
+def test_a_room_imports_lower_floors_only():
     wrong = [
         f"{module} imports {name}"
         for module, names in OURS.items()
         for name in names
-        if not may_import(room_of(module), room_of(name))
+        if room_of(module) != room_of(name) and HEIGHT[room_of(name)] >= HEIGHT[room_of(module)]
     ]
     assert wrong == []
 
 
-def test_no_room_imports_itself_by_a_detour():
-    rooms: dict[str, set[str]] = {}
-    for module, names in OURS.items():
-        here = room_of(module)
-        rooms.setdefault(here, set()).update({room_of(name) for name in names} - {here})
+def test_no_circle_inside_a_room():
     try:
-        TopologicalSorter(rooms).prepare()
+        TopologicalSorter(OURS).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_only_the_world_knows_mpi():
+def test_heavy_libraries_load_at_the_call():
+    loaded = {
+        f"{module_of(path)} imports {name}"
+        for path in PATHS
+        for name in at_start(path)
+        if name.split(".")[0] in LAZY
+    }
+    assert loaded == set()
+
+
+def test_only_one_module_knows_mpi():
     doors = {m for m, names in IMPORTS.items() if any(n.split(".")[0] == "mpi4py" for n in names)}
     assert doors == {"ddpbp.comm.mpi"}
 
 
+def test_the_launcher_and_the_trainer_do_not_import_each_other():
+    launch = PACKAGE.parent / "launch"
+    names = {name.split(".")[0] for path in launch.rglob("*.py") for name in imports_of_any(path)}
+    assert "ddpbp" not in names
+    assert "launch" not in {name.split(".")[0] for names in IMPORTS.values() for name in names}
+
+
+def imports_of_any(path: Path) -> set[str]:
+    """Return what a file imports by absolute names; relative imports stay in its package."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
+            names |= imported(node, path)
+    return names
+
+
+@pytest.mark.parametrize("room", sorted(p.name for p in PACKAGE.iterdir() if p.is_dir()))
+def test_every_room_says_what_lives_there(room):
+    path = PACKAGE / room / "__init__.py"
+    if room in ("__pycache__", "launch", "configs"):
+        pytest.skip("not a room")
+    lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
+    assert len(lines) >= 4, "what lives here, what it may import, where to add the usual thing"
+
+
 def test_importing_the_package_imports_no_numpy():
-    assert not any(name.split(".")[0] == "numpy" for name in IMPORTS["ddpbp"])
+    init = PACKAGE / "__init__.py"
+    assert not any(name.split(".")[0] == "numpy" for name in at_start(init))
+
+
+def test_files_and_functions_stay_short():
+    """A longer file gives its reason in its first docstring: "Long because ..."."""
+    long = []
+    for path in PATHS:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        reason = "Long because" in (ast.get_docstring(tree) or "")
+        if text.count("\n") > 360 and not reason:
+            long.append(f"{path.name}: {text.count(chr(10))} lines")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                lines = node.end_lineno - node.lineno + 1
+                docstring = ast.get_docstring(node, clean=False) or ""
+                if lines - docstring.count("\n") > 60:
+                    long.append(f"{path.name}: {node.name} has {lines} lines")
+    assert long == []
 
 
 # --- the start-up budget -------------------------------------------------------------------------

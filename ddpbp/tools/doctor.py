@@ -151,7 +151,7 @@ def examine(
         trainer = check("canary", canary)
         if trainer is not None:
             check("memory", lambda: _memory(config, dataset, trainer))
-            check("shared memory", lambda: _shared_memory(config, dataset, trainer))
+            check("shared memory", lambda: _shared_memory(trainer))
             check("reduction", lambda: _reduction(trainer))
             parameters = trainer.network.parameter_count
             check("cores", lambda: _cores(choose_threads(config, parameters, world), world))
