@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ddpbp.base import draws, tree
 from ddpbp.base.hashing import digest
+from ddpbp.base.phases import BACKWARD, BETWEEN, DATA, FORWARD, REDUCE, UPDATE
 from ddpbp.comm.all_reduce.choose import make_reducer
 from ddpbp.comm.all_reduce.reducer import Layout
 from ddpbp.comm.comparison import require_equal, require_in_step
@@ -85,7 +86,7 @@ class Trainer:
         self.optimizer = make_optimizer(config, self.network)
         self.schedule = make_schedule(config, self.batches.steps_per_epoch)
         self.step = 0
-        self.phase = "between"
+        world.pulse.enter(BETWEEN, self.step)
         self.request = self.agreed = 0
         self._in_step = -1  # the step at which the ranks were last compared
         self.eta = self.learning_rate()
@@ -101,20 +102,10 @@ class Trainer:
             world, "initial weights", digest([self.theta.flat]), "use equal versions everywhere"
         )
 
-    @property
-    def phase(self) -> str:
-        """What this rank is doing now."""
-        return self.world.pulse.phase
-
-    @phase.setter
-    def phase(self, name: str) -> None:
-        pulse = self.world.pulse
-        pulse.phase, pulse.step = name, self.step
-        pulse.progress += 1
-
     def train_step(self, batch: Batch) -> float:
         """Run one step of gradient descent over all ranks; return the batch's mean loss."""
-        self.phase = "data"
+        pulse = self.world.pulse
+        pulse.enter(DATA, self.step)
         load(
             self.backprop,
             self.dataset.train,
@@ -125,24 +116,25 @@ class Trainer:
         merges = self._merges[batch.leaf_count]
         rows = self.reducer.nodes(batch.leaf_count)
 
-        self.phase = "forward"
+        pulse.enter(FORWARD, self.step)
         self.backprop.forward(self.theta, self.step, batch.first)
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
-        self.phase = "backward"
+        pulse.enter(BACKWARD, self.step)
         for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
             self.reducer.start(begin)
-        self.phase = "reduce"
+            pulse.hand_over(begin)
+        pulse.enter(REDUCE, self.step)
         reduced = self.reducer.finish(batch.leaf_count, self.request)
         self.agreed = reduced.signal
 
         loss = float(reduced.statistics[0]) / batch.examples
         if not (math.isfinite(loss) and reduced.finite):
             self._raise_diverged(batch, rows)
-        self.phase = "update"
+        pulse.enter(UPDATE, self.step)
         self.eta = self.learning_rate()
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
         self.step += 1
-        self.phase = "between"
+        pulse.enter(BETWEEN, self.step)
         return loss
 
     def learning_rate(self) -> float:

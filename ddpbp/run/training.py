@@ -15,6 +15,7 @@ import numpy as np
 from ddpbp import __version__
 from ddpbp.base import blas, tree
 from ddpbp.base.hashing import digest
+from ddpbp.base.phases import BETWEEN, CHECKPOINT, EVALUATE
 from ddpbp.comm import threads
 from ddpbp.comm.heartbeat import Fault, Heartbeat
 from ddpbp.comm.join import launched
@@ -355,14 +356,14 @@ class Run:
 
     def _save(self, score: float | None = None, *, wait: bool = False) -> None:
         """Begin to write a checkpoint, of what all ranks agree on; or write it, and wait."""
-        self.trainer.phase = "checkpoint"
+        self.world.pulse.enter(CHECKPOINT, self.trainer.step)
         self.trainer.require_in_step()
         self.requests.saved()
         if self.writer:
             self.writer.wait()
             self._tell_failure()
             self.writer.start(self.model, self.trainer.vectors, self._state(score), wait=wait)
-        self.trainer.phase = "between"
+        self.world.pulse.enter(BETWEEN, self.trainer.step)
 
     def _state(self, score: float | None = None) -> State:
         return State(
@@ -417,7 +418,7 @@ class Run:
             return
         scores = self.progress.scores
         self._save(score=_loss(scores) if scores else None, wait=True)
-        self.trainer.phase = "checkpoint"
+        self.world.pulse.enter(CHECKPOINT, self.trainer.step)
         with self.world.together():
             if self.writer and self.folder:
                 self._tell_failure()
@@ -428,9 +429,9 @@ class Run:
         part = getattr(self.dataset, name)
         if part is None:
             return {}
-        self.trainer.phase = "evaluate"
+        self.world.pulse.enter(EVALUATE, self.trainer.step)
         found = self.evaluator.score(self.trainer.theta, part)
-        self.trainer.phase = "between"
+        self.world.pulse.enter(BETWEEN, self.trainer.step)
         return {f"{name}_{key}": v for key, v in found.items()}
 
 
@@ -465,7 +466,7 @@ def told(folder: Path | None, trainer: Trainer) -> Iterator[None]:
             "rank": trainer.world.rank,
             "host": trainer.world.host,
             "step": trainer.step,
-            "phase": trainer.phase,
+            "phase": trainer.world.pulse.phase.name,
             "cause": str(error) if shared else f"{type(error).__name__}: {error}",
             "exit_code": error.code if isinstance(error, DdpbpError) else 1,
         }
