@@ -4,7 +4,6 @@ The heartbeat asks how long a phase may last, the benchmark adds up the seconds 
 notes when parts of the gradient are complete. All of them read this one table.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -43,7 +42,15 @@ PHASES = {
 STEP = (DATA, FORWARD, BACKWARD, REDUCE, UPDATE)
 """The phases of one training step, in their order."""
 
-Observer = Callable[[Phase], None]
+
+class Observer:
+    """Follows one rank; its methods are called on that rank's own thread."""
+
+    def entered(self, phase: Phase) -> None:
+        """Note that a phase begins."""
+
+    def handed_over(self, begin: int) -> None:
+        """Note that the gradient is complete from element `begin` to its end."""
 
 
 class Pulse:
@@ -58,8 +65,7 @@ class Pulse:
         A counter that grows with every piece of work done.
     waits : int
         Not 0 while the rank is inside a call in which it waits for others.
-    observers : list of callable
-        Each is called with the new phase at every change, on the rank's own thread.
+    observers : list of Observer
     """
 
     __slots__ = ("observers", "phase", "progress", "step", "waits")
@@ -73,4 +79,9 @@ class Pulse:
         self.phase, self.step = phase, step
         self.progress += 1
         for observer in self.observers:
-            observer(phase)
+            observer.entered(phase)
+
+    def hand_over(self, begin: int) -> None:
+        """Report that the gradient is complete from element `begin` to its end."""
+        for observer in self.observers:
+            observer.handed_over(begin)

@@ -21,14 +21,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from ddpbp.base.phases import PHASES, START
 from ddpbp.comm.world import World
 
 CONNECT_SECONDS = 5.0
-# In these phases, more time may pass until something is seen to be done; and in the first step,
-# which is over when so much has been done.
-SLOW_PHASES = ("start", "evaluate", "checkpoint")
-SLOW_UNTIL = 8
+# A slow phase, and the first step, may take this many times longer without visible progress; the
+# first step is over at this much progress.
 SLOW = 10.0
+SLOW_UNTIL = 8
 # A process that is told to end leaves rank 0 this time to speak, and the launcher to end it.
 GRACE_SECONDS = 3.0
 # The most that this thread waits for the interpreter: MPICH kills all within
@@ -86,16 +86,16 @@ class _Peer:
     def stands(self, i: int, now: float, stall_seconds: float) -> bool:
         """Tell whether its rank i has not got on for too long."""
         _, phase, progress, _ = self.beats[i]
-        slow = phase in SLOW_PHASES or progress < SLOW_UNTIL
+        slow = PHASES[phase].slow or progress < SLOW_UNTIL
         return now - self.moved_seconds[i] > stall_seconds * (SLOW if slow else 1.0)
 
     def waits(self, i: int) -> bool:
         """Tell whether its rank i waits for others."""
-        return bool(self.beats[i][3]) or self.beats[i][1] == "reduce"
+        return bool(self.beats[i][3]) or PHASES[self.beats[i][1]].waits
 
     def fault(self, i: int, what: str, code: int) -> Fault:
         """Describe a fault of its rank i."""
-        step, phase = self.beats[i][:2] if self.beats else (0, "start")
+        step, phase = self.beats[i][:2] if self.beats else (0, START.name)
         rank = self.rank * max(1, len(self.beats)) + i
         cause = f"rank {rank} on {self.host} {what}; last seen at step {step}, phase {phase}"
         return {
@@ -241,7 +241,7 @@ class Heartbeat:
             now = time.monotonic()
             if now - looked_seconds < self._interval_seconds:
                 continue
-            beats = [(p.step, p.phase, p.progress, p.waits) for p in self._world.pulses]
+            beats = [(p.step, p.phase.name, p.progress, p.waits) for p in self._world.pulses]
             self._me.update(beats, now)
             for peer in self._peers:
                 peer.send({"beats": beats})
@@ -285,7 +285,7 @@ class Heartbeat:
         faults = []
         for peer in watched:
             # Code that loads data may keep the interpreter to itself.
-            loads = not peer.beats or peer.beats[0][1] == "start"
+            loads = not peer.beats or peer.beats[0][1] == START.name
             silence_seconds = now - peer.heard_seconds
             if silence_seconds > self._stall_seconds * (SLOW if loads else 1.0) + extra:
                 what = f"has not answered for {silence_seconds:.0f} s (stopped, or cut off)"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+from ddpbp.base.phases import Pulse
 from ddpbp.errors import DdpbpError
 
 Array = Any  # any C-contiguous buffer with array syntax
@@ -23,25 +24,6 @@ class Request(Protocol):
 
 class Lost(Exception):  # noqa: N818 - what happened
     """A rank is gone; the others have to agree on how they go on: `World.settle`."""
-
-
-class Pulse:
-    """What a rank is doing, for those who watch it; a change costs a few stores.
-
-    Attributes
-    ----------
-    step : int
-    phase : str
-    progress : int
-        Grows with all that is done.
-    waits : int
-        Not 0 while the rank waits for others.
-    """
-
-    __slots__ = ("phase", "progress", "step", "waits")
-
-    def __init__(self) -> None:
-        self.step, self.phase, self.progress, self.waits = 0, "start", 0, 0
 
 
 class World:

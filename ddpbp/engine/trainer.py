@@ -142,6 +142,7 @@ class Trainer:
         self.enter(phases.BACKWARD)
         for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
             self.reducer.start(begin)  # what is complete travels while the rest is computed
+            self._pulse.hand_over(begin)
         self.enter(phases.REDUCE)
         reduced = self.reducer.finish(batch.leaf_count, self.request)
         self.agreed = reduced.signal

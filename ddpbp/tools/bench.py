@@ -15,41 +15,50 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpbp.base.phases import PHASES, STEP, Observer, Phase, Pulse
 from ddpbp.comm.all_reduce.choose import make_reducer
 from ddpbp.comm.all_reduce.reducer import Layout
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
+from ddpbp.engine.build import make_trainer
 from ddpbp.engine.data import open_dataset
 from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import ConfigError
 from ddpbp.nn.backprop import GRADIENT_ROWS, Array, Backprop
 from ddpbp.nn.network import Parameters
 
-PHASES = ("data", "forward", "backward", "reduce", "update")
+STEP_PHASES = tuple(phase.name for phase in STEP)
 REPEATS = 5
 REPEAT_SECONDS = 0.5
 ALL_REDUCE_BYTES = (4_096, 65_536, 400_000, 4_000_000, 48_000_000)
 PINGS = ((8, 200), (4_000_000, 5))  # bytes and repeats: for the latency, for the bandwidth
 
 
-class TimedTrainer(Trainer):
-    """A trainer that adds up the seconds of its phases."""
+class PhaseTimer(Observer):
+    """Adds up the seconds of each phase of a rank.
 
-    def __init__(self, *arguments: Any) -> None:
-        self.seconds = dict.fromkeys((*PHASES, "between"), 0.0)
-        self._phase, self._since = "between", time.perf_counter()
-        super().__init__(*arguments)
+    Attributes
+    ----------
+    seconds : dict
+        By the name of the phase.
+    since : float
+        When the present phase began, by `time.perf_counter`.
+    """
 
-    @property
-    def phase(self) -> str:
-        """What is being done now."""
-        return self._phase
+    def __init__(self, pulse: Pulse) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._phase, self.since = pulse.phase, time.perf_counter()
+        pulse.observers.append(self)
 
-    @phase.setter
-    def phase(self, name: str) -> None:
+    def entered(self, phase: Phase) -> None:
+        """Add the time to the phase that ends."""
         now = time.perf_counter()
-        self.seconds[self._phase] += now - self._since
-        self._phase, self._since = name, now
+        self.seconds[self._phase.name] += now - self.since
+        self._phase, self.since = phase, now
+
+    def reset(self) -> None:
+        """Start again from 0 seconds."""
+        self.seconds, self.since = dict.fromkeys(PHASES, 0.0), time.perf_counter()
 
 
 def measure(config: Config, world: World) -> dict[str, Any]:
@@ -63,10 +72,10 @@ def measure(config: Config, world: World) -> dict[str, Any]:
         same with this rank's leaves as one), world_size, and what was measured.
     """
     dataset = open_dataset(config, world)
-    trainer = TimedTrainer(config, dataset, world)
+    trainer, timer = make_trainer(config, dataset, world), PhaseTimer(world.pulse)
     batch = next(trainer.batches.epoch(0))
-    run_steps(trainer, 3)
-    seconds = min(world.all_gather_object(run_steps(trainer, 5)["step"]))
+    run_steps(trainer, timer, 3)
+    seconds = min(world.all_gather_object(run_steps(trainer, timer, 5)["step"]))
     steps = max(3, int(REPEAT_SECONDS / seconds))
     rows = max(1, batch.rows)
 
@@ -77,7 +86,7 @@ def measure(config: Config, world: World) -> dict[str, Any]:
     leaf_gemm, whole_gemm = bare(batch.shapes, GRADIENT_ROWS), bare(((1, rows),), 2**30)
     found: list[dict[str, float]] = []
     for _ in range(REPEATS):
-        one = run_steps(trainer, steps)
+        one = run_steps(trainer, timer, steps)
         one["gemm"], one["gemm_one_leaf"] = leaf_gemm(), whole_gemm()
         found.append(one)
     median = {key: statistics.median(one[key] for one in found) for key in found[0]}
@@ -88,7 +97,7 @@ def measure(config: Config, world: World) -> dict[str, Any]:
         "gemm_fraction_one_leaf": statistics.median(
             one["gemm_one_leaf"] / one["step"] for one in found
         ),
-        "seconds_per_step": {"all": step} | {phase: median[phase] for phase in PHASES},
+        "seconds_per_step": {"all": step} | {phase: median[phase] for phase in STEP_PHASES},
         "world_size": world.world_size,
         "network": list(trainer.network.sizes),
         "batch_size": config.batch_size,
@@ -98,11 +107,10 @@ def measure(config: Config, world: World) -> dict[str, Any]:
     }
 
 
-def run_steps(trainer: TimedTrainer, steps: int) -> dict[str, float]:
+def run_steps(trainer: Trainer, timer: PhaseTimer, steps: int) -> dict[str, float]:
     """Run full batches; return the seconds of one step, in all and by phase."""
-    trainer.phase = "between"
-    trainer.seconds = dict.fromkeys(trainer.seconds, 0.0)
-    full = min(trainer.config.batch_size, trainer.batches.examples)
+    timer.reset()
+    full = min(trainer.batches.batch_size, trainer.batches.examples)
     began, done, epoch = time.perf_counter(), 0, 0
     while done < steps:
         for batch in trainer.batches.epoch(epoch):
@@ -114,7 +122,7 @@ def run_steps(trainer: TimedTrainer, steps: int) -> dict[str, float]:
                 break
         epoch += 1
     step = (time.perf_counter() - began) / steps
-    phases = {phase: seconds / steps for phase, seconds in trainer.seconds.items()}
+    phases = {phase: seconds / steps for phase, seconds in timer.seconds.items()}
     # Finding the indices of a batch happens between two steps: it is data.
     return {"step": step} | phases | {"data": phases["data"] + phases["between"]}
 
@@ -312,7 +320,7 @@ def text(found: dict[str, Any]) -> str:
         f"{found['micro_batch_size']}, {found['world_size']} rank(s); medians of "
         f"{found['repeats']} × {found['steps']} steps",
         f"{found['examples_per_second']:,.0f} examples/s, {step['all'] * 1e3:.3f} ms a step",
-        "  ".join(f"{phase} {step[phase] / step['all']:.0%}" for phase in PHASES),
+        "  ".join(f"{phase} {step[phase] / step['all']:.0%}" for phase in STEP_PHASES),
         f"bare GEMM time is {found['gemm_fraction']:.0%} of the step at leaf shapes, "
         f"{found['gemm_fraction_one_leaf']:.0%} as one leaf",
     ]

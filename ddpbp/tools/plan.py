@@ -21,16 +21,17 @@ import numpy as np
 
 from ddpbp.base import tree
 from ddpbp.base.blocks import BLOCK, blocks
+from ddpbp.base.phases import Pulse
 from ddpbp.comm import threads
 from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
 from ddpbp.comm.all_reduce.reducer import Layout, is_finite
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_network
+from ddpbp.engine.build import make_layout, make_network, make_trainer
 from ddpbp.engine.data import open_dataset
 from ddpbp.errors import ConfigError
-from ddpbp.tools.bench import TimedTrainer, links, mpiexec, numbers, run_steps, seconds_of
+from ddpbp.tools.bench import PhaseTimer, links, mpiexec, numbers, run_steps, seconds_of
 from ddpbp.tools.dry_run import rank_bytes
 
 MEASURE_SECONDS = 0.3  # for one number of leaves
@@ -98,16 +99,15 @@ class Machine(NamedTuple):
     network_factor: float = 1.0
 
 
-class _Traced(TimedTrainer):
-    """A trainer that notes when which part of its gradient was complete."""
+class _Marks(PhaseTimer):
+    """Also notes which part of the gradient is complete when, counted from the backward pass."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, pulse: Pulse) -> None:
+        super().__init__(pulse)
         self.marks: list[tuple[float, int]] = []
-        self.reducer.start = self._mark  # type: ignore[method-assign]
 
-    def _mark(self, begin: int) -> None:
-        self.marks.append((time.perf_counter() - self._since, begin))
+    def handed_over(self, begin: int) -> None:
+        self.marks.append((time.perf_counter() - self.since, begin))
 
 
 def measure_compute(config: Config, dataset: Dataset, leaves: int, world: World) -> Compute:
@@ -117,19 +117,20 @@ def measure_compute(config: Config, dataset: Dataset, leaves: int, world: World)
     mine = msgspec.structs.replace(
         config, batch_size=examples, micro_batch_size=config.leaf_size, optimizer=standing
     )
-    trainer = _Traced(mine, dataset, World())
-    first = run_steps(trainer, 3)["step"]
+    alone = World()
+    trainer, timer = make_trainer(mine, dataset, alone), _Marks(alone.pulse)
+    first = run_steps(trainer, timer, 3)["step"]
     steps = world.broadcast(max(2, int(MEASURE_SECONDS / REPEATS / first)))
-    trainer.marks.clear()
+    timer.marks.clear()
     world.all_gather_object(None)
-    found = [run_steps(trainer, steps) for _ in range(REPEATS)]
+    found = [run_steps(trainer, timer, steps) for _ in range(REPEATS)]
     median = {phase: statistics.median(one[phase] for one in found) for phase in found[0]}
     every = world.all_gather_object([one["step"] for one in found])
     # All wait for the slowest, which is not always the same.
     slowest = statistics.median(max(one) for one in zip(*every, strict=True))
-    marks = len(trainer.marks) // (steps * REPEATS)
+    marks = len(timer.marks) // (steps * REPEATS)
     complete = tuple(
-        (statistics.median(s for s, _ in trainer.marks[i::marks]), trainer.marks[i][1])
+        (statistics.median(s for s, _ in timer.marks[i::marks]), timer.marks[i][1])
         for i in range(marks)
     )
     before = median["data"] + median["forward"]
@@ -189,14 +190,7 @@ def _sleep_until_all_are_here(world: World) -> None:
 def _layout(config: Config, dataset: Dataset) -> Layout:
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
     leaves = tree.leaf_count(min(config.batch_size, len(dataset.train)), config.leaf_size)
-    return Layout(
-        network.parameter_count,
-        network.dtype,
-        1,
-        (leaves,),
-        config.wire,
-        config.bucket_cap_bytes,
-    )
+    return make_layout(config, network, (leaves,))
 
 
 def _calibrated(machine: Machine, layout: Layout, world: World) -> Machine:
