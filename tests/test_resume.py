@@ -262,9 +262,9 @@ def test_forced_settings_are_taken(interrupted, capsys):
 def test_other_bits_are_refused(interrupted, monkeypatch, capsys, what):
     command = [*SMALL, f"output={interrupted}", "--resume", "auto"]
     if what == "canary":
-        monkeypatch.setattr(Trainer, "_canary", lambda self: "0" * 64)
+        monkeypatch.setattr("ddpbp.engine.trainer.canary", lambda *_: "0" * 64)
     else:
-        monkeypatch.setattr("ddpbp.engine.build.digest", lambda arrays: "0" * 64)
+        monkeypatch.setattr("ddpbp.engine.data.digest", lambda arrays: "0" * 64)
     assert run(command) == 2
     err = capsys.readouterr().err
     assert f"the {what} ha" in err
