@@ -30,6 +30,11 @@ blas.use_kernel("native")
 
 HERE = launched()  # (rank, ranks) if this pytest was itself started by mpirun
 TIMEOUT_SECONDS = 60
+KINDS = {
+    "slow": {"mpirun", "hosts", "slurm"},
+    "hosts": {"hosts"},
+    "slurm": {"slurm"},
+}
 
 
 class MpiGuard:
@@ -117,6 +122,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:  # what a test needs says what kind of test it is
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for marker, needed in KINDS.items():
+            if fixtures & needed:
+                item.add_marker(marker)
     marked = [item for item in items if item.get_closest_marker("mpi")]
     for item in marked:
         if not item.get_closest_marker("timeout"):
