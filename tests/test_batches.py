@@ -1,3 +1,5 @@
+"""Batches: cut by index into leaves, dealt to ranks, entered at any step."""
+
 import numpy as np
 import pytest
 
