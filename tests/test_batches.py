@@ -1,3 +1,5 @@
+"""Batches: cut by index into leaves, dealt to ranks, entered at any step."""
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,7 @@ def test_in_a_short_last_batch_some_ranks_have_no_leaf():
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_epoch_from_a_step_on_is_the_tail_of_the_whole(case, monkeypatch):
-    monkeypatch.setattr(module, "ORDER_BLOCK", 16)  # several calls an epoch
+    monkeypatch.setattr(module, "POSITIONS_AT_ONCE", 16)  # several calls an epoch
     for rank in everyone(*case):
         whole = list(rank.epoch(1))
         for first_step in range(rank.steps_per_epoch + 1):

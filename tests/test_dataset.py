@@ -1,3 +1,5 @@
+"""Splits, standardisation and the data set of a run: any number of ranks, the same bits."""
+
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -10,7 +12,7 @@ from ddpbp.comm.simulated import simulate
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.data import dataset as module
-from ddpbp.data.dataset import BlockSum, Dataset, fit_standardization, prepare, split
+from ddpbp.data.dataset import Dataset, TreeSum, fit_standardization, make_dataset, split
 from ddpbp.data.sources import Part, Source
 from ddpbp.errors import DataError
 
@@ -22,7 +24,7 @@ def source_of(
 ) -> Source:
     x = np.asarray(x)
     y = np.arange(len(x), dtype=np.float64)[:, None] if y is None else y
-    return Source(Part(x, y), test, None, "the data")
+    return Source(Part(x, y), test, None, "the data", "")
 
 
 def random_source(n: int = 3_001, features: int = 4, dtype: Any = np.float64) -> Source:
@@ -35,20 +37,20 @@ def prepared(
     source: Source,
     *,
     validation: float | Source = 0.0,
-    test: float | None = None,
+    test: float | Source | None = None,
     standardize: bool = True,
     dtype: str = "float32",
     seed: int = 0,
-    block_sum: BlockSum = ALONE,
+    tree_sum: TreeSum = ALONE,
 ) -> Dataset:
-    return prepare(
+    return make_dataset(
         source,
         validation=validation,
         test=test,
         standardize=standardize,
         dtype=dtype,
         seed=seed,
-        block_sum=block_sum,
+        tree_sum=tree_sum,
     )
 
 
@@ -85,11 +87,28 @@ def test_split_is_a_function_of_the_seed():
 
 def test_own_test_part_is_taken_unless_a_share_is_asked_for():
     own = random_source(5).train
-    source = Source(random_source(100).train, own, None, "the data")
+    source = Source(random_source(100).train, own, None, "the data", "")
     assert split(source, validation=0.1, test=None, seed=0)[2] is own
     tested = split(source, validation=0.1, test=0.2, seed=0)[2]
     assert tested is not None
     assert len(tested) == 20
+
+
+@pytest.mark.parametrize(
+    ("own", "share", "training", "test"),
+    [(0, None, 100, "no"), (5, None, 100, "5"), (5, 0.2, 80, "20"), (5, 0.0, 100, "no")],
+)
+def test_the_description_counts_the_test_examples_that_are_used(own, share, training, test):
+    whole = random_source(100)
+    source = Source(whole.train, random_source(own).train if own else None, None, "the data", "t")
+    described = prepared(source, validation=0.1, test=share).description
+    expected = f"the data: {training} training and {test} test examples, 4 features, 1 targets (t)"
+    assert described == expected
+
+
+def test_the_description_counts_a_test_part_from_another_source():
+    described = prepared(random_source(10), test=random_source(7)).description
+    assert "10 training and 7 test examples" in described
 
 
 def test_a_source_may_be_the_validation_part():
@@ -169,7 +188,7 @@ def test_standardization_has_the_same_bits_on_any_number_of_ranks(n):
         found: list[Dataset] = []
 
         def main(world: World, found: list[Dataset] = found) -> int:
-            found.append(prepared(source, block_sum=partial(tree_sum, world)))
+            found.append(prepared(source, tree_sum=partial(tree_sum, world)))
             return 0
 
         assert simulate(world_size, main) == 0
@@ -221,7 +240,7 @@ def test_features_too_large_to_be_squared_are_an_error():
 def test_one_class_alone_is_an_error():
     part = Part(np.zeros((3, 2)), np.array([1, 1, 1]))
     with pytest.raises(DataError, match="all 3 training examples are of class 'b'"):
-        prepared(Source(part, None, ("a", "b"), "the data"))
+        prepared(Source(part, None, ("a", "b"), "the data", ""))
 
 
 def test_other_columns_in_the_held_out_part_are_an_error():
@@ -231,11 +250,11 @@ def test_other_columns_in_the_held_out_part_are_an_error():
 
 def test_classes_of_another_source_are_matched_by_name():
     x = np.zeros((3, 1))
-    mine = Source(Part(x, np.array([0, 1, 2])), None, ("a", "b", "c"), "mine")
-    other = Source(Part(x, np.array([0, 1, 1])), None, ("c", "a"), "other")
+    mine = Source(Part(x, np.array([0, 1, 2])), None, ("a", "b", "c"), "mine", "")
+    other = Source(Part(x, np.array([0, 1, 1])), None, ("c", "a"), "other", "")
     found = prepared(mine, validation=other)
     assert found.validation
     assert found.validation.y.tolist() == [2, 0, 0]
-    strange = Source(Part(x, np.array([0, 1, 1])), None, ("a", "d"), "other")
+    strange = Source(Part(x, np.array([0, 1, 1])), None, ("a", "d"), "other", "")
     with pytest.raises(DataError, match=r"other: class 'd' does not occur.*a, b, c"):
         prepared(mine, validation=strange)

@@ -1,3 +1,5 @@
+"""The order of the examples, random bits and dropout masks: functions, for any position alone."""
+
 import math
 import time
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""Every format and named source: the rows it gives, and one message for what is wrong with it."""
+
 import gzip
 import io
 from pathlib import Path
@@ -7,9 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ddpbp.base.tasks import TASKS
 from ddpbp.data import sources
-from ddpbp.data.sources import FASHION_CLASSES, SOURCES, Part, open_source, read_features
+from ddpbp.data.formats.table import FORMATS
+from ddpbp.data.named import DIGITS, FASHION_CLASSES, NAMED
+from ddpbp.data.options import SourceOptions
+from ddpbp.data.rows import Columns, Rows, read_all
+from ddpbp.data.sources import Part, Source, open_rows, read_features
 from ddpbp.errors import DataError
+
+
+def open_source(source: str, *, task: str = "classification", **options: Any) -> Source:
+    return sources.open_source(source, SourceOptions(task=TASKS[task], **options))
 
 
 def npy(array: npt.ArrayLike) -> bytes:
@@ -45,14 +56,14 @@ def written(folder: Path, **files: str | bytes) -> str:
 
 
 def test_digits_split_is_the_one_its_readme_states():
-    source = open_source("digits", task="classification")
+    source = open_source("digits")
     assert source.test is not None
     assert (len(source.train), len(source.test)) == (1442, 355)
     assert source.train.x.shape[1] == 64
     assert source.train.x.dtype == np.uint8
     assert source.train.x.max() == 16
     assert source.classes == tuple("0123456789")
-    with np.load(Path(sources.__file__).parent / "digits/digits.npz") as stored:
+    with np.load(DIGITS) as stored:
         test = np.zeros(len(stored["y"]), bool)
         for c in range(10):
             test[np.flatnonzero(stored["y"] == c)[4::5]] = True
@@ -62,19 +73,27 @@ def test_digits_split_is_the_one_its_readme_states():
 
 def test_fashion_mnist_says_how_to_get_it(tmp_path):
     with pytest.raises(DataError, match=r"apt-get install dataset-fashion-mnist.*data\.folder"):
-        open_source("fashion-mnist", task="classification", folder=str(tmp_path / "none"))
+        open_source("fashion-mnist", folder=str(tmp_path / "none"))
 
 
 def test_fashion_mnist_names_its_classes(tmp_path):
     written(tmp_path, train_images=IMAGES, train_labels=LABELS)
-    source = open_source("fashion-mnist", task="classification", folder=str(tmp_path))
+    source = open_source("fashion-mnist", folder=str(tmp_path))
     assert source.classes == FASHION_CLASSES
     assert source.classes[9] == "Ankle boot"
     assert source.test is None
 
 
 def test_sources_are_these():
-    assert list(SOURCES) == ["digits", "fashion-mnist", "synthetic", "idx", "npy", "npz", "csv"]
+    assert [*NAMED, *FORMATS] == [
+        "digits",
+        "fashion-mnist",
+        "synthetic",
+        "csv",
+        "npy",
+        "npz",
+        "idx",
+    ]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -82,7 +101,7 @@ def test_idx_folder_gives_rows_of_bytes_and_its_test_part(tmp_path, pack):
     files = {"train_images": IMAGES, "train_labels": LABELS}
     files |= {"t10k_images": idx([[[9, 8], [7, 6]]]), "t10k_labels": idx([2])}
     written(tmp_path, **{name: pack(content) for name, content in files.items()})
-    source = open_source(str(tmp_path), task="classification")
+    source = open_source(str(tmp_path))
     assert source.test is not None
     np.testing.assert_array_equal(source.train.x, np.arange(24).reshape(6, 4))
     np.testing.assert_array_equal(source.train.y, Y)
@@ -94,7 +113,7 @@ def test_idx_folder_gives_rows_of_bytes_and_its_test_part(tmp_path, pack):
 
 def test_npy_takes_the_last_column_or_the_one_named(tmp_path):
     path = written(tmp_path, t__npy=npy(np.c_[Y, X, Y[::-1]]))
-    last = open_source(path, task="classification")
+    last = open_source(path)
     np.testing.assert_array_equal(last.train.x, np.c_[Y, X])
     np.testing.assert_array_equal(last.train.y, Y[::-1])
     both = open_source(path, task="regression", target="0,-1")
@@ -106,7 +125,7 @@ def test_npy_takes_the_last_column_or_the_one_named(tmp_path):
 def test_npz_parts_flattens_and_keeps_the_labels(tmp_path):
     arrays = {"x_train": np.float32(X).reshape(6, 2, 1), "kind_train": Y}
     path = written(tmp_path, t__npz=npz(**arrays, x_test=X[:2], kind_test=np.array([1.0, 2.0])))
-    source = open_source(path, task="classification", target="kind")
+    source = open_source(path, target="kind")
     assert source.test is not None
     assert source.train.x.shape == (6, 2)
     assert source.train.x.dtype == np.float32
@@ -117,7 +136,7 @@ def test_npz_parts_flattens_and_keeps_the_labels(tmp_path):
 @pytest.mark.parametrize("dtype", ["?", "u1", "i8", "f2", ">f4", ">f8", "g"])
 def test_any_real_type_ends_as_uint8_or_native_float(tmp_path, dtype):
     x = np.asfortranarray((X > 5).astype(dtype))
-    source = open_source(written(tmp_path, t__npz=npz(x=x, y=Y)), task="classification")
+    source = open_source(written(tmp_path, t__npz=npz(x=x, y=Y)))
     np.testing.assert_array_equal(source.train.x, x)
     assert source.train.x.dtype.isnative
     assert source.train.x.dtype in (np.uint8, np.float32, np.float64)
@@ -137,7 +156,7 @@ def test_any_real_type_ends_as_uint8_or_native_float(tmp_path, dtype):
 )
 def test_csv_tells_header_delimiter_and_classes(tmp_path, text, target, classes, y):
     path = written(tmp_path, t__csv__gz=gzip.compress(text.encode()))
-    source = open_source(path, task="classification", target=target)
+    source = open_source(path, target=target)
     np.testing.assert_array_equal(source.train.x, [[1, 2], [3, 4]])
     np.testing.assert_array_equal(source.train.y, y)
     assert source.classes == classes
@@ -172,6 +191,51 @@ def test_synthetic_can_be_learned():
     assert ((train.x @ weights > 0) == train.y[:, 0]).mean() > 0.95
 
 
+def rows_of(folder: Path, format: str) -> tuple[Rows, npt.NDArray[Any]]:
+    """Return the rows of a small file of a format, and what they should be."""
+    x = np.arange(24.0).reshape(8, 3)
+    if format == "csv":
+        path = written(folder, t__csv="a,b,c\n" + "".join(f"{a},{b},{c}\n" for a, b, c in x))
+    elif format == "npy":
+        path = written(folder, t__npy=npy(np.asfortranarray(np.float32(x))))
+    elif format == "npz":
+        path = written(folder, t__npz=npz(x=x.reshape(8, 3, 1)))
+    else:
+        path = written(folder, t__idx=idx(x))
+    contents = open_rows(path, SourceOptions())
+    return contents.table or contents.arrays["x"](), x
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_any_slice_of_rows_is_read_into_the_array_given(tmp_path, monkeypatch, format):
+    monkeypatch.setattr("ddpbp.data.rows.ROWS_AT_ONCE", 2)
+    rows, expected = rows_of(tmp_path, format)
+    assert (len(rows), rows.schema.columns) == expected.shape
+    assert rows.schema.names == (("a", "b", "c") if format == "csv" else None)
+    picked = Columns(rows, [2, 0])
+    for start, stop in [(0, 8), (0, 0), (8, 8), (3, 4), (1, 6)]:
+        for dtype in (np.float32, np.float64):
+            out = np.full((8, 3), -1, dtype)
+            rows.read(slice(start, stop), out[start:stop])
+            np.testing.assert_array_equal(out[start:stop], expected[start:stop])
+            assert (np.delete(out, slice(start, stop), 0) == -1).all()
+            out = np.full((stop - start, 2), -1, dtype)
+            picked.read(slice(start, stop), out)
+            np.testing.assert_array_equal(out, expected[start:stop, [2, 0]])
+    np.testing.assert_array_equal(read_all(rows, "f4"), expected)
+
+
+def test_an_npy_file_is_not_loaded_before_it_is_read(tmp_path):
+    path = tmp_path / "big.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype="f8", shape=(2**30, 3))  # 24 GiB of holes
+    table = open_rows(str(path), SourceOptions()).table
+    assert table
+    out = np.ones((2, 3))
+    table.read(slice(2**29, 2**29 + 2), out)
+    assert len(table) == 2**30
+    assert not out.any()
+
+
 def test_features_to_predict_from_come_with_or_without_targets(tmp_path):
     cases: list[tuple[str, str | bytes, str | None]] = [
         ("a__csv", "a,b\n0,1\n2,3\n", None),
@@ -179,15 +243,30 @@ def test_features_to_predict_from_come_with_or_without_targets(tmp_path):
         ("c__npy", npy(X[:2, :2]), None),
         ("d__npy", npy(np.c_[X[:2], Y[:2]]), None),
         ("e__npz", npz(x=X[:2], y=Y[:2]), None),
-        ("f__idx", idx(X[:2].reshape(2, 2, 1)), None),
+        ("f__npz", npz(x_train=X, x_test=X[:2]), None),
+        ("g__npz", npz(rows=X[:2]), None),
+        ("h__idx", idx(X[:2].reshape(2, 2, 1)), None),
+        ("i__npy", npy(X[:2].reshape(2, 2, 1)), None),
     ]
     for name, content, target in cases:
         path = written(tmp_path, **{name: content})
-        np.testing.assert_array_equal(read_features(path, features=2, target=target), X[:2])
+        np.testing.assert_array_equal(read_features(path, SourceOptions(target=target), 2), X[:2])
     with pytest.raises(DataError, match=r"a\.csv: 2 features .* takes 5"):
-        read_features(tmp_path / "a.csv", features=5)
+        read_features(str(tmp_path / "a.csv"), SourceOptions(), 5)
     with pytest.raises(DataError, match=r"b\.csv: 2 features .* takes 3"):
-        read_features(tmp_path / "b.csv", features=3, target="kind")
+        read_features(str(tmp_path / "b.csv"), SourceOptions(target="kind"), 3)
+    with pytest.raises(DataError, match=r"j\.npz: no array 'x' or 'x_test' .* holds u, v"):
+        read_features(written(tmp_path, j__npz=npz(u=X, v=X)), SourceOptions(), 2)
+
+
+def test_columns_by_name_leave_out_whatever_else_a_table_holds(tmp_path):
+    path = written(tmp_path, t__csv="kind,b,note,a\nv,2,hm,1\nu,4,2024-01-01,3\n")
+    options: dict[str, Any] = {"target": "kind", "columns": ("a", "b")}
+    source = open_source(path, **options)
+    np.testing.assert_array_equal(source.train.x, [[1, 2], [3, 4]])
+    assert (source.columns, source.classes) == (("a", "b"), ("u", "v"))
+    assert source.train.y.tolist() == [1, 0]
+    np.testing.assert_array_equal(read_features(path, SourceOptions(**options), 2), source.train.x)
 
 
 NAN = np.where(X == 7, np.nan, X)
@@ -196,12 +275,19 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "no bytes": ("npy", b"", {}, "cut short"),
     "truncated npy": ("npy", npy(X)[:-5], {}, "cut short"),
     "damaged header": ("npy", npy(X).replace(b"'shape'", b"((shape"), {}, "damaged"),
-    "vector": ("npy", npy(Y), {}, r"shape \(6,\)"),
+    "vector": ("npy", npy(Y), {}, "one column only"),
+    "cube": ("npy", npy(X.reshape(3, 2, 2)), {}, r"rows of shape \(2, 2\)"),
+    "number": ("npz", npz(x=X, y=3), {}, "y: a single number"),
     "nan": ("npy", npy(np.c_[NAN, Y]), {}, "row 3, column 1 .* is nan"),
     "text array": ("npy", npy(X.astype(str)), {}, "type <U"),
     "pickle": ("npy", npy(X.astype(object)), {}, "pickled object array"),
     "no such column": ("npy", npy(np.c_[X, Y]), {"target": "3"}, "no column '3'.* 0 to 2"),
-    "fraction": ("npy", npy(np.c_[X, Y / 2]), {}, "found 0.5; .* is an integer"),
+    "fraction": (
+        "npy",
+        npy(np.c_[X, Y / 2]),
+        {},
+        r"found 0.5; .* loss\.name=squared_error$",
+    ),
     "negative": ("npy", npy(np.c_[X, Y - 1]), {}, "found -1"),
     "not 0 or 1": ("npy", npy(np.c_[X, Y]), {"task": "binary"}, "row 2 .*holds 2.0.*: 0, 1$"),
     "pickle in npz": ("npz", npz(x=X, y=Y.astype(object)), {}, "pickled object array"),
@@ -219,7 +305,12 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "decimal comma": ("csv", "1,5;2;0\n3;4;1\n", {}, "line 1: neither .* '1,5'"),
     "inf": ("csv", "1,2,0\n3,inf,1\n", {}, "line 2, column 1: found 'inf'"),
     "no label": ("csv", "a,b,y\n1,2,u\n3,4,\n", {}, "column \"y\" holds '', first in row 1"),
-    "fractions": ("csv", "a,b,y\n1,2,0.5\n3,4,1\n", {}, "column \"y\" holds '0.5'"),
+    "fractions": (
+        "csv",
+        "a,b,y\n1,2,0.5\n3,4,1\n",
+        {},
+        r"column \"y\" holds '0.5'.* loss\.name=squared_error",
+    ),
     "misspelt": ("csv", "a,b,kind\n1,2,0\n", {"target": "knd"}, "did you mean 'kind'.* a, b"),
     "two": ("csv", "1,2,0\n", {"target": "0,1"}, "names 2; classification takes one"),
     "no features": ("csv", "1,2\n", {"task": "regression", "target": "0,1"}, "no features"),
@@ -228,17 +319,19 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "empty csv": ("csv", "\n\n", {}, "is empty"),
     "Latin-1": ("csv", b"a,b,y\n1,2,caf\xe9\n", {}, "not UTF-8"),
     "truncated gz": ("csv", gzip.compress(b"a,b,y\n1,2,0\n")[:-9], {}, "cut short"),
-    "format": ("dat", "1,2,0\n", {}, "set data.format to one of idx, npy, npz, csv"),
+    "other text": ("dat", "1,2,0\n", {}, r"\.dat files .* \*\.npy.* set data\.format=csv if"),
+    "parquet": ("parquet", b"PAR1\0\1", {}, r"\.parquet files are not read.* CSV or \.npy$"),
+    "npy.gz": ("npy.gz", gzip.compress(npy(X)), {}, "unpack it first with gunzip"),
     "unknown format": ("dat", "", {"format": "cvs"}, "'cvs' .did you mean 'csv'"),
-    "no folder": ("dat", "", {"format": "idx"}, "an IDX source is a folder"),
+    "no folder": ("dat", "", {"format": "idx"}, "needed: a folder with the files train-images"),
 }
 
 
 @pytest.mark.parametrize(("suffix", "content", "options", "fault"), BAD.values(), ids=list(BAD))
 def test_bad_file_ends_in_one_message(tmp_path, suffix, content, options, fault):
-    path = written(tmp_path, **{f"bad__{suffix}": content})
+    path = written(tmp_path, **{f"bad__{suffix.replace('.', '__')}": content})
     with pytest.raises(DataError, match=fault) as raised:
-        open_source(path, **{"task": "classification"} | options)
+        open_source(path, **options)
     assert str(raised.value).startswith(path)
 
 
@@ -256,7 +349,7 @@ def test_bad_file_ends_in_one_message(tmp_path, suffix, content, options, fault)
 def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):
     written(tmp_path, train_images=images, train_labels=labels)
     with pytest.raises(DataError, match=fault) as raised:
-        open_source(str(tmp_path), task="classification")
+        open_source(str(tmp_path))
     assert str(raised.value).startswith(str(tmp_path))
 
 
@@ -265,7 +358,6 @@ def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):
     [
         ({"source": "digts", "task": "classification"}, "did you mean 'digits'"),
         ({"source": "gone.csv", "task": "binary"}, "gone.csv.*no such file"),
-        ({"source": "digits", "task": "clasification"}, "did you mean 'classification'"),
         ({"source": "digits", "task": "binary"}, "allowed for binary: 0, 1$"),
         ({"source": "synthetic", "task": "binary", "features": 3}, r"data\.examples=10000"),
         (
@@ -276,7 +368,7 @@ def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):
             {"source": "synthetic", "task": "classification", "examples": 9, "features": 3},
             r"data\.classes is 0; at least 2",
         ),
-        ({"source": "tests", "task": "binary"}, r"tests: no file train-images\*; found"),
+        ({"source": "tests", "task": "binary"}, r"tests: no file train-images\*; it holds"),
         ({"source": "x" * 300, "task": "binary"}, "File name too long"),
     ],
 )

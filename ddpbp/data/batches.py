@@ -1,8 +1,8 @@
-"""Which examples are leaf i of a step, and how they get into the workspace.
+"""Which examples form leaf i of a step, and which leaves this rank owns.
 
 A batch is `batch_size` consecutive positions of the epoch's order, cut by index into leaves of
-`micro_batch_size`; the last leaf and the last batch may be shorter. Nothing here depends on the
-number of ranks but which leaves this rank loads.
+`micro_batch_size`; the last leaf and the last batch may be shorter. The number of ranks decides
+only which of the leaves this rank loads.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from ddpbp.data.order import Order
 
 Array = npt.NDArray[Any]
 
-ORDER_BLOCK = 4_096  # indices computed by one call
+POSITIONS_AT_ONCE = 4_096
+"""Positions that one call of the order computes for a rank; no part of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Batch:
     Attributes
     ----------
     examples : int
-        Of the whole batch, over all ranks.
+        The number of examples of the whole batch, over all ranks.
     leaf_count : int
-        Of the whole batch.
+        The number of leaves of the whole batch.
     leaves : (start, stop)
         The leaves this rank owns.
     first : int
-        The place in the batch of this rank's first example.
+        The position in the batch of this rank's first example.
     shapes : tuple of (count, size)
         This rank's leaves as runs of equal size: the full ones, then a shorter last one.
     indices : (rows,) int64
@@ -74,7 +75,7 @@ class Batches:
     Parameters
     ----------
     examples : int
-        The size of the training part.
+        The number of examples of the training part.
     batch_size, micro_batch_size, seed, rank, world_size : int
     """
 
@@ -94,7 +95,7 @@ class Batches:
 
     @property
     def leaf_counts(self) -> tuple[int, ...]:
-        """The numbers of leaves that a step may have: of a full batch and of the last one."""
+        """The numbers of leaves a step may have: those of a full batch and of the last one."""
         sizes = {min(self.batch_size, self.examples)}
         if self.examples % self.batch_size:
             sizes.add(self.examples % self.batch_size)
@@ -102,7 +103,7 @@ class Batches:
 
     @property
     def capacity(self) -> int:
-        """The most rows that this rank loads in a step."""
+        """The largest number of rows that this rank loads in a step."""
         return max(
             self._rows(n)
             for n in (min(self.batch_size, self.examples), self.examples % self.batch_size)
@@ -118,9 +119,9 @@ class Batches:
         return sum(count * size for count, size in shapes)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Walk the batches of one epoch, from `first_step` on."""
+        """Yield the batches of one epoch, from `first_step` on."""
         order = Order(self.examples, self.seed, draws.EPOCH, epoch)
-        at_once = max(1, ORDER_BLOCK * self.world_size // self.batch_size)  # steps per call
+        at_once = max(1, POSITIONS_AT_ONCE * self.world_size // self.batch_size)  # steps per call
         for begin in range(first_step, self.steps_per_epoch, at_once):
             steps = range(begin, min(begin + at_once, self.steps_per_epoch))
             places = [self._place(step) for step in steps]

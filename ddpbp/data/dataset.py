@@ -1,4 +1,4 @@
-"""The examples of a run, ready to be learned from: split, standardised, in the model's dtype."""
+"""The examples of a run as the network takes them: split, standardised, in the model's dtype."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,19 @@ import numpy.typing as npt
 
 from ddpbp.base import draws
 from ddpbp.data.order import Order
-from ddpbp.data.sources import Part, Source, column_order
+from ddpbp.data.sources import Part, Source
 from ddpbp.errors import DataError
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 
-# Sums (vector of one block of rows, number of blocks) along the canonical tree.
-BlockSum = Callable[[Callable[[int], Float64], int], Float64]
+TreeSum = Callable[[Callable[[int], Float64], int], Float64]
+"""Takes (the vector of leaf i, the number of leaves) and sums along the canonical tree."""
 
-STANDARDIZE_ROWS = 1_024  # rows of a block; part of the arithmetic
-CACHE_ELEMENTS = 32_768  # handled by one call; no part of the arithmetic
+LEAF_ROWS = 1_024
+"""Rows of a leaf of the standardisation; part of the arithmetic."""
+CACHE_ELEMENTS = 32_768
+"""Elements that one call scales; no part of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +40,38 @@ class Standardization:
     def apply(self, x: Array, dtype: npt.DTypeLike) -> Array:
         """Return (n, features) rows shifted and scaled in float64, then cast to `dtype`."""
         out = np.empty(x.shape, dtype)
-        with np.errstate(over="ignore"):  # infinite is for the caller to refuse
+        with np.errstate(over="ignore"):  # an infinite result is refused by the caller
             for start in range(0, len(x), step := max(1, CACHE_ELEMENTS // len(self.mean))):
-                block = x[start : start + step] - self.mean
-                np.divide(block, self.deviation, out=block)
-                out[start : start + step] = block
+                centred = x[start : start + step] - self.mean
+                np.divide(centred, self.deviation, out=centred)
+                out[start : start + step] = centred
         return out
 
 
-def fit_standardization(x: Array, block_sum: BlockSum) -> Standardization:
-    """Fit mean and deviation, summed in float64 over fixed blocks of rows along the tree."""
-    n = len(x)
-    count = -(-n // STANDARDIZE_ROWS)
+def fit_standardization(x: Array, tree_sum: TreeSum) -> Standardization:
+    """Fit mean and deviation on (n, features) rows, summed in float64 over leaves of fixed size.
 
-    def block(i: int) -> Array:
-        return x[i * STANDARDIZE_ROWS : (i + 1) * STANDARDIZE_ROWS].astype(np.float64)
+    Raises
+    ------
+    DataError
+        Names a feature whose squares are beyond the range of float64.
+    """
+    n = len(x)
+    leaves = -(-n // LEAF_ROWS)
+
+    def leaf(i: int) -> Float64:
+        return x[i * LEAF_ROWS : (i + 1) * LEAF_ROWS].astype(np.float64)
 
     def squares(i: int) -> Float64:
-        centred = block(i)
+        centred = leaf(i)
         centred -= mean
         centred *= centred
         total: Float64 = np.add.reduce(centred, axis=0)
         return total
 
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = block_sum(lambda i: np.add.reduce(block(i), axis=0), count) / n
-        deviation = np.sqrt(block_sum(squares, count) / n)
+        mean = tree_sum(lambda i: np.add.reduce(leaf(i), axis=0), leaves) / n
+        deviation = np.sqrt(tree_sum(squares, leaves) / n)
     if not np.isfinite(deviation).all():
         column = int(np.argmin(np.isfinite(deviation)))
         raise DataError(
@@ -88,11 +96,12 @@ class Dataset:
         The number of units of the last layer.
     standardization : Standardization or None
     description : str
+        One line for the log: the source, the numbers of examples, features and outputs.
     columns : tuple of str or None
     target : str or None
         The names of the features and of the targets, as `Source` has them.
     sha256 : str
-        The hash of all that was read.
+        The hash of everything that was read.
     """
 
     train: Part
@@ -114,7 +123,7 @@ def split(
     test: float | Source | None,
     seed: int,
 ) -> tuple[Part, Part | None, Part | None]:
-    """Hold validation and test examples out: a function of the seed and of the row alone.
+    """Hold out validation and test examples; which ones depends on seed and row alone.
 
     Parameters
     ----------
@@ -135,22 +144,22 @@ def split(
     place[Order(n, seed, draws.SPLIT)(np.arange(n))] = np.arange(n)
     parts: list[Part | None] = []
     end = 0
-    for given, count in zip((validation, test), counts, strict=True):
-        if isinstance(given, Source):
-            parts.append(align(source.classes, source.columns, given))
+    for choice, count in zip((validation, test), counts, strict=True):
+        if isinstance(choice, Source):
+            parts.append(with_classes(source.classes, choice))
         else:
             parts.append(_rows(source.train, (place >= end) & (place < end + count)))
         end += count
     train = _rows(source.train, place >= end)
     if train is None:
         raise DataError(
-            f"{source.description}: holding {sum(counts)} of {n} examples out leaves "
+            f"{source.name}: holding {sum(counts)} of {n} examples out leaves "
             "none to train on; lower data.validation or data.test"
         )
     return train, parts[0], parts[1] if test is not None else source.test
 
 
-def prepare(
+def make_dataset(
     source: Source,
     *,
     validation: float | Source,
@@ -158,7 +167,7 @@ def prepare(
     standardize: bool,
     dtype: npt.DTypeLike,
     seed: int,
-    block_sum: BlockSum,
+    tree_sum: TreeSum,
 ) -> Dataset:
     """Split a source and bring its features into the form the network takes.
 
@@ -170,13 +179,18 @@ def prepare(
         Fit on the training part, apply to all.
     dtype : numpy.dtype
         Of the model.
-    block_sum : callable
-        Sums the blocks of the standardisation over all ranks.
+    tree_sum : callable
+        Sums the leaves of the standardisation over all ranks.
+
+    Raises
+    ------
+    DataError
+        If the parts do not fit each other, or their values the dtype.
     """
     parts = split(source, validation=validation, test=test, seed=seed)
     if source.classes and (parts[0].y == parts[0].y[0]).all():
         raise DataError(
-            f"{source.description}: all {len(parts[0])} training examples are of class "
+            f"{source.name}: all {len(parts[0])} training examples are of class "
             f"{source.classes[int(parts[0].y[0])]!r}; at least two classes are needed"
         )
     for name, part in zip(("validation", "test"), parts[1:], strict=True):
@@ -185,7 +199,7 @@ def prepare(
                 f"data.{name} has {part.x.shape[1]} features, the training part "
                 f"{parts[0].x.shape[1]}; both need the same columns"
             )
-    fitted = fit_standardization(parts[0].x, block_sum) if standardize else None
+    fitted = fit_standardization(parts[0].x, tree_sum) if standardize else None
 
     def ready(part: Part | None) -> Part | None:
         if part is None:
@@ -193,20 +207,21 @@ def prepare(
         with np.errstate(over="ignore"):
             x = fitted.apply(part.x, dtype) if fitted else part.x.astype(dtype, copy=False)
         for what, values in (("feature", x), ("target", part.y)):
-            _require_range(values, np.dtype(dtype), f"{source.description}: a {what}")
+            _require_range(values, np.dtype(dtype), f"{source.name}: a {what}")
         return Part(np.ascontiguousarray(x), part.y)
 
-    train = ready(parts[0])
+    train, held_out, tested = (ready(part) for part in parts)
     assert train is not None
-    outputs = len(source.classes) if source.classes else source.train.y.shape[1]
+    test_rows = len(tested) if tested else 0
+    training_rows = len(source.train) - (test_rows if isinstance(test, float) else 0)
     return Dataset(
         train,
-        ready(parts[1]),
-        ready(parts[2]),
+        held_out,
+        tested,
         source.classes,
-        outputs,
+        source.outputs,
         fitted,
-        source.description,
+        source.describe(training_rows, test_rows),
         source.columns,
         source.target,
     )
@@ -228,23 +243,20 @@ def _rows(part: Part, chosen: npt.NDArray[np.bool_]) -> Part | None:
     return Part(part.x[chosen], part.y[chosen]) if chosen.any() else None
 
 
-def align(classes: tuple[str, ...] | None, columns: tuple[str, ...] | None, other: Source) -> Part:
-    """Return the examples of `other` with these classes and columns, matched by name.
+def with_classes(classes: tuple[str, ...] | None, other: Source) -> Part:
+    """Return the examples of another source with these classes, matched by name.
 
     Raises
     ------
     DataError
-        Names a class or a column that does not fit.
+        Names a class that is not among them.
     """
     x, y = other.train.x, other.train.y
-    if columns and other.columns and columns != other.columns:
-        order = column_order(columns, other.columns, other.description)
-        x = np.ascontiguousarray(x[:, order])
     if classes is not None and other.classes is not None and classes != other.classes:
         unknown = [name for name in other.classes if name not in classes]
         if unknown:
             raise DataError(
-                f"{other.description}: class {unknown[0]!r} does not occur in the training part, "
+                f"{other.name}: class {unknown[0]!r} does not occur in the training part, "
                 f"whose classes are {', '.join(classes)}"
             )
         y = np.array([classes.index(name) for name in other.classes])[y]

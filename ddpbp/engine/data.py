@@ -5,33 +5,41 @@ from functools import partial
 from pathlib import Path
 
 from ddpbp.base.hashing import digest
+from ddpbp.base.tasks import TASKS
 from ddpbp.comm.comparison import require_equal
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.data.dataset import Dataset, prepare
+from ddpbp.data.dataset import Dataset, make_dataset
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.sources import Source, open_source
 from ddpbp.nn.losses import LOSSES
 
 
 def task_of(config: Config) -> str:
-    """Return the task: as configured, or the one that goes with the loss."""
+    """Return the name of the task: as configured, or the one that goes with the loss."""
     return config.data.task or LOSSES[config.loss.name].tasks[0]
 
 
-def read_source(config: Config, path: str | None = None, target: str | None = None) -> Source:
-    """Open the source that the settings name, or another one of the same kind at `path`.
+def source_options(
+    config: Config, *, target: str | None = None, columns: tuple[str, ...] | None = None
+) -> SourceOptions:
+    """Return how the settings open a source.
 
-    `target` names the target columns if the settings do not.
+    Parameters
+    ----------
+    config : Config
+    target : str or None
+        The target columns, if the settings do not name them.
+    columns : tuple of str or None
+        The names of the features to take from a table.
     """
     data = config.data
-    if data.target is not None:
-        target = str(data.target)
-    return open_source(
-        path or data.source,
-        format=None if path and not Path(path).is_dir() else data.format,
-        task=task_of(config),
-        target=target,
+    return SourceOptions(
+        task=TASKS[task_of(config)],
+        format=data.format,
+        target=target if data.target is None else str(data.target),
+        columns=columns,
         folder=data.folder,
         examples=data.examples,
         features=data.features,
@@ -39,6 +47,14 @@ def read_source(config: Config, path: str | None = None, target: str | None = No
         targets=data.targets,
         seed=config.seed,
     )
+
+
+def other_options(
+    config: Config, path: str, target: str | None, columns: tuple[str, ...] | None
+) -> SourceOptions:
+    """Return how to open other data for the same model: a file is of the format of its name."""
+    options = source_options(config, target=target, columns=columns)
+    return options if Path(path).is_dir() else replace(options, format=None)
 
 
 def open_dataset(config: Config, world: World) -> Dataset:
@@ -52,31 +68,32 @@ def open_dataset(config: Config, world: World) -> Dataset:
         If the ranks read different data.
     """
     data = config.data
+
+    def held_out(choice: float | str) -> float | Source:
+        if isinstance(choice, float):
+            return choice
+        return open_source(choice, other_options(config, choice, source.target, source.columns))
+
     with world.together():
-        source = read_source(config)
-        validation = _held_out(config, data.validation, source.target)
-        test = None if data.test is None else _held_out(config, data.test, source.target)
-    everything = [source.train.x, source.train.y]
-    for part in (source.test, *(s.train for s in (validation, test) if isinstance(s, Source))):
-        everything += [part.x, part.y] if part else []
-    sha256 = digest(everything)
+        source = open_source(data.source, source_options(config))
+        validation = held_out(data.validation)
+        test = None if data.test is None else held_out(data.test)
+    parts = [source.train, source.test]
+    parts += [other.train for other in (validation, test) if isinstance(other, Source)]
+    sha256 = digest(array for part in parts if part for array in (part.x, part.y))
     require_equal(
         world,
         f"data {data.source}",
         f"{sha256} {source.description} {source.classes}",
         "give every host the same files",
     )
-    dataset = prepare(
+    dataset = make_dataset(
         source,
         validation=validation,
         test=test,
         standardize=data.standardize,
         dtype=config.model.dtype,
         seed=config.seed,
-        block_sum=partial(tree_sum, world),
+        tree_sum=partial(tree_sum, world),
     )
     return replace(dataset, sha256=sha256)
-
-
-def _held_out(config: Config, given: float | str, target: str | None) -> float | Source:
-    return read_source(config, given, target) if isinstance(given, str) else given

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.comm.world import World
-from ddpbp.data.dataset import align
-from ddpbp.data.sources import Part, Source, read_features
+from ddpbp.data.dataset import with_classes
+from ddpbp.data.sources import Part, Source, open_source, read_features
 from ddpbp.engine.build import make_evaluator
-from ddpbp.engine.data import open_dataset, read_source
+from ddpbp.engine.data import open_dataset, other_options
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.run.report import say
 from ddpbp.store.model_file import Model, load_model
@@ -27,7 +27,7 @@ def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
     path : Path
         A run folder or a model file.
     data : str or None
-        The path of a data set of the same kind as the model was trained on.
+        A data set of the same kind as the model was trained on: its name or path.
     world : World
     """
     with world.together():
@@ -40,39 +40,44 @@ def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
             raise DataError(f"{path} was trained without test or validation data; name some DATA")
         return evaluator.score(model.theta, part)
     with world.together():
-        part = _like_training(model, read_source(model.config, data, model.target))
+        options = other_options(model.config, data, model.target, model.columns)
+        part = _like_training(model, open_source(data, options))
     return evaluator.score(model.theta, part)
 
 
 def _like_training(model: Model, source: Source) -> Part:
     """Return the examples of a source with the model's classes and standardisation."""
-    expected = model.network.sizes[0]
-    if not source.columns and source.train.x.shape[1] != expected:
+    features, expected = source.train.x.shape[1], model.network.sizes[0]
+    if features != expected:
         raise DataError(
-            f"{source.description}: {source.train.x.shape[1]} features, the model takes {expected}"
+            f"{source.name}: {features} features in each row, the model takes {expected}"
         )
-    part = align(model.classes, model.columns, source)
+    part = with_classes(model.classes, source)
     return Part(_scaled(model, part.x), part.y)
 
 
 def predict_file(path: Path, data: Path, output: Path | None, world: World) -> None:
     """Predict for the rows of a file; rank 0 writes CSV or .npy.
 
-    A class, its name first, comes with the outputs of all classes; other tasks give the outputs.
+    A classification gives the name of the class and the outputs of all classes, other tasks the
+    outputs.
+
+    Parameters
+    ----------
+    path : Path
+        A run folder or a model file.
+    data : Path
+        A file of rows, with or without targets.
+    output : Path or None
+        A .csv or .npy file; None prints CSV.
+    world : World
     """
     with world.together():
         model = load_model(path)
         if output is not None and output.suffix not in (".csv", ".npy"):
             raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
-        configured = model.config.data.target
-        target = model.target if configured is None else str(configured)
-        x = read_features(
-            data,
-            format=None,
-            features=model.network.sizes[0],
-            target=target,
-            names=model.columns,
-        )
+        options = other_options(model.config, str(data), model.target, model.columns)
+        x = read_features(str(data), options, model.network.sizes[0])
     evaluator = make_evaluator(model.config, model.network, world)
     a = evaluator.predict(model.theta, _scaled(model, x))
     with world.together():

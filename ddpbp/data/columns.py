@@ -1,0 +1,107 @@
+"""Which columns of a table are features and which are targets: one place, for every format."""
+
+from collections.abc import Sequence
+
+from ddpbp.base.tasks import Task
+from ddpbp.data.files import hint
+from ddpbp.data.rows import Schema
+from ddpbp.errors import DataError
+
+
+def target_columns(
+    schema: Schema, where: str, target: str | None, task: Task | None = None
+) -> list[int]:
+    """Return the target columns, by default the last one.
+
+    Parameters
+    ----------
+    schema : Schema
+        Of the table.
+    where : str
+        The table, for messages.
+    target : str or None
+        Names or indices, separated by commas.
+    task : Task, optional
+        A task with a single target refuses several.
+
+    Raises
+    ------
+    DataError
+        Names a column that does not exist, or what is wrong with the choice.
+    """
+    count, names = schema.columns, schema.names or ()
+    if target is None:
+        return [count - 1]
+    picks = []
+    for word in _words(target, names):
+        if word in names:
+            picks.append(names.index(word))
+        elif word.lstrip("-").isdecimal() and -count <= int(word) < count:
+            picks.append(int(word) % count)
+        else:
+            held = ", ".join(names[:12]) + ", ..." * (len(names) > 12)
+            raise DataError(
+                f"{where}: no column {word!r}{hint(word, names)}; set data.target to one of "
+                f"{held or f'0 to {count - 1}'}"
+            )
+    if len(picks) > 1 and task and task.single:
+        raise DataError(
+            f"{where}: data.target {target!r} names {len(picks)}; {task.name} takes one"
+        )
+    if len(set(picks)) < len(picks) or len(picks) >= count:
+        raise DataError(
+            f"{where}: data.target {target!r} names a column twice or leaves no features; "
+            f"there are {count} columns"
+        )
+    return picks
+
+
+def feature_columns(
+    schema: Schema, targets: Sequence[int], names: Sequence[str] | None, where: str
+) -> list[int]:
+    """Return the columns with these names, or all but the targets where there are no names."""
+    if names and schema.names:
+        return named_columns(names, schema.names, where)
+    return [column for column in range(schema.columns) if column not in targets]
+
+
+def targets_present(schema: Schema, where: str, target: str | None, features: int) -> list[int]:
+    """Return the target columns of a table to predict from, which may have none.
+
+    They are there if the width of the table says so, or if one of them is found by name.
+
+    Parameters
+    ----------
+    schema, where, target
+        As `target_columns` has them.
+    features : int
+        The number of features that the model takes.
+    """
+    names = schema.names or ()
+    words = [] if target is None else _words(target, names)
+    table = len(schema.shape) == 1
+    whole = table and schema.columns == features + max(1, len(words))
+    if whole or any(word in names for word in words):
+        return target_columns(schema, where, target)
+    return []
+
+
+def named_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> list[int]:
+    """Return where the columns that a model was trained on stand among `names`.
+
+    Raises
+    ------
+    DataError
+        Names the first column that is missing.
+    """
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise DataError(
+            f"{where}: no column {missing[0]!r} among {', '.join(names[:12])}; the model was "
+            f"trained on {', '.join(wanted[:12])}"
+        )
+    return [names.index(name) for name in wanted]
+
+
+def _words(target: str, names: Sequence[str]) -> list[str]:
+    return [target] if target in names else [word.strip() for word in target.split(",")]

@@ -1,0 +1,7 @@
+"""File formats, one file each: a class of rows, and a function that opens a path.
+
+A new format is one file here plus its line in `table.py`, where the format gets its name and the
+file names that mean it. The function returns `Contents`: one table with targets among its columns
+(csv, npy), or arrays of features and of targets (npz, idx). Columns are picked, types chosen and
+values checked by the callers, in `data/sources.py`, for all formats alike.
+"""

@@ -1,0 +1,80 @@
+"""The table of formats: which file names mean which format, and how it is opened."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ddpbp.data.files import hint, open_binary, reading
+from ddpbp.data.formats.csv import open_csv
+from ddpbp.data.formats.idx import open_idx
+from ddpbp.data.formats.npy import open_npy
+from ddpbp.data.formats.npz import open_npz
+from ddpbp.data.rows import Contents
+from ddpbp.errors import DataError
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes
+    ----------
+    name : str
+        The value of data.format.
+    patterns : tuple of str
+        File names that mean it, as `fnmatch` has them, in lower case and without a last ".gz".
+    open : callable
+        Opens a path.
+    folder : bool
+        A folder is of this format.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    open: Callable[[Path], Contents]
+    folder: bool = False
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("csv", ("*.csv", "*.tsv", "*.txt"), open_csv),
+        Format("npy", ("*.npy",), open_npy),
+        Format("npz", ("*.npz",), open_npz),
+        Format("idx", ("*.idx", "*-idx*"), open_idx, folder=True),
+    )
+}
+
+
+def format_of(path: Path, name: str | None) -> Format:
+    """Return the format called `name`, or the one that the name of an existing path means.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if name is not None:
+        if name not in FORMATS:
+            raise DataError(
+                f"{path}: unknown data.format {name!r}{hint(name, FORMATS)}; "
+                f"allowed: {', '.join(FORMATS)}"
+            )
+        return FORMATS[name]
+    plain = path.name.lower().removesuffix(".gz")
+    for entry in FORMATS.values():
+        if entry.folder if path.is_dir() else any(fnmatch(plain, p) for p in entry.patterns):
+            return entry
+    known = ", ".join(pattern for entry in FORMATS.values() for pattern in entry.patterns)
+    ending = Path(plain).suffix
+    what = f"{ending} files are not read" if ending else "a name without an ending"
+    advice = "convert it to CSV or .npy" + (
+        ", or set data.format=csv if it is CSV" if _is_text(path) else ""
+    )
+    raise DataError(f"{path}: {what}; known are {known}; {advice}")
+
+
+def _is_text(path: Path) -> bool:
+    with reading(path, "a file"), open_binary(path) as file:
+        return b"\0" not in file.read(1_024)

@@ -1,0 +1,163 @@
+"""Rows of numbers, wherever they are stored: the one interface between formats and the rest."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.errors import DataError
+
+Array = npt.NDArray[Any]
+
+ROWS_AT_ONCE = 4_096
+"""Rows of a table held beside the columns taken from it; no part of the arithmetic."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a row holds.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The shape of one row: (columns,) in a table, (28, 28) for an image, () for one number.
+    dtype : numpy.dtype
+        The type in which the source stores numbers.
+    names : tuple of str or None
+        The names of the columns, where they are known.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    names: tuple[str, ...] | None = None
+
+    @property
+    def columns(self) -> int:
+        """The numbers in a row."""
+        return math.prod(self.shape)
+
+
+class Rows(ABC):
+    """The rows of one table or one array."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> Schema:
+        """What a row holds; known before a row is read."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def read(self, rows: slice, out: Array) -> None:
+        """Read consecutive rows.
+
+        Parameters
+        ----------
+        rows : slice
+            [start, stop) with 0 ≤ start ≤ stop ≤ len, without a step.
+        out : (stop - start, columns) array
+            Where to write them, cast to its type.
+        """
+
+    def allow_text(self, columns: Collection[int]) -> "Rows":
+        """Return the same rows with text allowed in some columns, read as indices into `words`.
+
+        A source that stores numbers only returns itself.
+        """
+        return self
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The distinct texts of the columns that may hold text, in order of appearance."""
+        return ()
+
+
+class ArrayRows(Rows):
+    """The rows of an array of real numbers, in memory or mapped from a file.
+
+    Parameters
+    ----------
+    array : (n, ...) array
+    where : str
+        What the array is, for messages.
+    """
+
+    def __init__(self, array: Array, where: str) -> None:
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: numbers of type {array.dtype}; real numbers are needed")
+        if array.ndim == 0:
+            raise DataError(f"{where}: a single number; an array with a row per example is needed")
+        self._array = array
+
+    @property
+    def schema(self) -> Schema:  # noqa: D102 - as the interface has it
+        return Schema(self._array.shape[1:], self._array.dtype)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def read(self, rows: slice, out: Array) -> None:  # noqa: D102
+        out[...] = self._array[rows].reshape(out.shape)
+
+
+class Columns(Rows):
+    """Some columns of a table, in a given order."""
+
+    def __init__(self, table: Rows, columns: Sequence[int]) -> None:
+        self._table, self._columns = table, list(columns)
+
+    @property
+    def schema(self) -> Schema:  # noqa: D102
+        whole = self._table.schema
+        names = tuple(whole.names[c] for c in self._columns) if whole.names else None
+        return Schema((len(self._columns),), whole.dtype, names)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def read(self, rows: slice, out: Array) -> None:  # noqa: D102
+        schema = self._table.schema
+        for start in range(rows.start, rows.stop, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, rows.stop)
+            whole = np.empty((stop - start, schema.columns), schema.dtype)
+            self._table.read(slice(start, stop), whole)
+            out[start - rows.start : stop - rows.start] = whole[:, self._columns]
+
+
+def read_all(rows: Rows, dtype: npt.DTypeLike) -> Array:
+    """Return all rows as an (n, columns) array of `dtype`."""
+    out = np.empty((len(rows), rows.schema.columns), dtype)
+    with np.errstate(over="ignore"):  # an infinite result is refused by the caller
+        rows.read(slice(0, len(rows)), out)
+    return out
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file, a folder or a named source holds: one table, or several arrays.
+
+    Attributes
+    ----------
+    where : str
+        The path or the name, for messages.
+    needs : str
+        What a file of this format must hold to be trained on, for messages.
+    table : Rows or None
+        A table with targets among its columns.
+    arrays : mapping of str to callable
+        Opens one array: the features x, x_train or x_test, or the targets y, y_train or y_test.
+    classes : tuple of str or None
+        The names of the classes 0, 1, ..., where the source has them.
+    """
+
+    where: str
+    needs: str
+    table: Rows | None = None
+    arrays: Mapping[str, Callable[[], Rows]] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
