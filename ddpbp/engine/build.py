@@ -21,9 +21,9 @@ from ddpbp.engine.loading import Loader
 from ddpbp.engine.trainer import Parts, Trainer
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.dropout import Dropout
-from ddpbp.nn.losses import LOSSES, Loss, make_loss
+from ddpbp.nn.losses import LOSSES, Loss
 from ddpbp.nn.network import Network, initialize
-from ddpbp.nn.optimizers import Hyperparameters, Optimizer
+from ddpbp.nn.optimizers import OPTIMIZERS, Hyperparameters, Optimizer
 from ddpbp.nn.schedules import ScheduleSettings, factor
 
 
@@ -89,12 +89,13 @@ def make_layout(config: Config, network: Network, leaf_counts: tuple[int, ...]) 
 
 def configured_loss(config: Config) -> Loss:
     """Return the loss with its settings bound."""
-    return make_loss(config.loss.name, huber_delta=config.loss.huber_delta)
+    settings = {name: getattr(config.loss, name) for name in config.loss.__struct_fields__}
+    return LOSSES[config.loss.name].bind(**settings)
 
 
 def make_loader(config: Config) -> Loader:
     """Return the way from rows to the workspace."""
-    return Loader(config.loss.label_smoothing)
+    return Loader()
 
 
 def make_backprop(config: Config, network: Network, capacity: int) -> Backprop:
@@ -107,7 +108,7 @@ def make_optimizer(config: Config, network: Network) -> Optimizer:
     """Return the optimizer of the settings, its state at zero."""
     o = config.optimizer
     numbers = {name: getattr(o, name) for name in Hyperparameters.__dataclass_fields__}
-    return Optimizer(o.name, network, Hyperparameters(**numbers))
+    return OPTIMIZERS[o.name](network, Hyperparameters(**numbers))
 
 
 def make_learning_rate(config: Config, steps_per_epoch: int) -> Callable[[int], float]:

@@ -5,22 +5,12 @@ import numpy.typing as npt
 
 from ddpbp.data.sources import Part
 from ddpbp.nn.backprop import Backprop
-from ddpbp.nn.losses import smoothed_one_hot
 
 Indices = npt.NDArray[np.int64] | slice
 
 
 class Loader:
-    """Brings examples into the workspace.
-
-    Parameters
-    ----------
-    smoothing : float
-        ε of label smoothing.
-    """
-
-    def __init__(self, smoothing: float = 0.0) -> None:
-        self._smoothing = smoothing
+    """Brings examples into the workspace."""
 
     def __call__(
         self,
@@ -46,8 +36,4 @@ class Loader:
             backprop.x[:rows] = part.x[indices]
         else:  # mode "clip" writes straight to `out`; the indices are in range
             part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
-        y = part.y[indices]
-        if y.ndim == 1:
-            smoothed_one_hot(y, self._smoothing, backprop.y[:rows])
-        else:
-            backprop.y[:rows] = y
+        backprop.loss.write_targets(part.y[indices], backprop.y[:rows])

@@ -157,8 +157,7 @@ def _sides(backprop: Backprop) -> Array:
         for l in range(1, network.L + 1)
         for kink in network.activation(l).kinks
     ]
-    if backprop.loss.kinks:
-        found += [(d > 0.0).ravel() for d in backprop.loss.kinks(stack.a[-1], stack.y)]
+    found += [(d > 0.0).ravel() for d in backprop.loss.kinks(stack.a[-1], stack.y)]
     return np.concatenate(found) if found else np.zeros(0, np.bool_)
 
 
