@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.nn import optimizers
+from ddpbp.nn import norms, optimizers
 from ddpbp.nn.network import Array, Network
-from ddpbp.nn.optimizers import OPTIMIZERS, Adam, Hyperparameters, Layerwise, Sgd, norm
+from ddpbp.nn.norms import norm
+from ddpbp.nn.optimizers import OPTIMIZERS, Adam, Hyperparameters, Layerwise, Sgd
 
 LAYERWISE = [name for name, optimizer in OPTIMIZERS.items() if issubclass(optimizer, Layerwise)]
 ELEMENTWISE = [name for name in OPTIMIZERS if name not in LAYERWISE]
@@ -175,7 +176,7 @@ def test_clipping_comes_before_everything_else(name):
 def test_norm_is_the_same_sum_whatever_the_blocks(monkeypatch):
     vector = np.random.default_rng(5).standard_normal(1_000)
     for block in (1, 3, 32, 2_000):
-        monkeypatch.setattr(optimizers, "BLOCK", block)
+        monkeypatch.setattr(norms, "BLOCK", block)
         assert norm(vector) == pytest.approx(length(vector.tolist()), rel=1e-14)
 
 

@@ -7,7 +7,6 @@ which are summed over blocks of a fixed size. η is the learning rate of the ste
 decay; biases are not decayed unless the settings say so.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -15,9 +14,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.base import tree
 from ddpbp.base.blocks import BLOCK
 from ddpbp.nn.network import Network
+from ddpbp.nn.norms import clip_factor, norm
 
 Array = npt.NDArray[Any]
 
@@ -346,28 +345,3 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lars": Lars,
     "lamb": Lamb,
 }
-
-
-def norm(vector: Array) -> float:
-    """Return the Euclidean norm: blocks of `BLOCK` elements, summed along the tree.
-
-    The blocks are the same for any number of ranks or buckets.
-    """
-    squares = [_square(vector[i : i + BLOCK]) for i in range(0, vector.size, BLOCK)]
-    merges, _ = tree.fold(((i, i + 1) for i in range(len(squares))), len(squares))
-    return math.sqrt(tree.accumulate(squares, merges)[0])
-
-
-def _square(block: Array) -> float:
-    with np.errstate(over="ignore"):
-        square = float(np.dot(block, block))
-    if math.isfinite(square):
-        return square
-    wide = block.astype(np.float64)  # squares of finite float32 can overflow
-    return float(np.dot(wide, wide))
-
-
-def clip_factor(grad: Array, largest: float) -> float:
-    """Return the factor that limits the norm of a gradient to `largest` (Pascanu et al. 2013)."""
-    length = norm(grad)
-    return largest / length if length > largest else 1.0
