@@ -15,7 +15,8 @@ from ddpbp.base import tree
 from ddpbp.config.settings import parse
 from ddpbp.data.batches import leaf_shapes
 from ddpbp.data.sources import Part
-from ddpbp.engine.build import make_backprop, make_loader, make_network
+from ddpbp.engine.build import make_backprop, make_network
+from ddpbp.engine.loading import load
 from ddpbp.nn.activations import ACTIVATIONS, Activation, Array, hidden_activations
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.losses import LOSSES
@@ -75,7 +76,7 @@ class Problem:
         rows = slice(start * leaf, min(stop * leaf, n))
         _, _, shapes = leaf_shapes(rows.stop - rows.start, leaf, 0, 1)
         backprop = backprop or make_backprop(self.config, self.network, n)
-        make_loader(self.config)(backprop, self.part, rows, shapes)
+        load(backprop, self.part, rows, shapes)
         backprop.forward(self.theta, 0, rows.start)
         return backprop
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddpbp.data.sources import Part
-from ddpbp.engine.loading import Loader
+from ddpbp.engine.loading import load
 from ddpbp.nn.activations import ACTIVATIONS, Array
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.losses import LOSSES, CrossEntropy, Huber, Loss
@@ -112,7 +112,7 @@ def test_label_smoothing_spreads_a_share_over_all_classes(smoothing):
     network = Network((1, 4), "relu", "softmax", np.dtype(np.float64))
     backprop = Backprop(network, CrossEntropy(smoothing), 3)
     part = Part(np.zeros((3, 1)), np.array([2, 0, 3]))
-    Loader()(backprop, part, slice(0, 3), ((1, 2), (1, 1)))
+    load(backprop, part, slice(0, 3), ((1, 2), (1, 1)))
     y = np.concatenate([stack.y[0] for stack in backprop.stacks], axis=1)
     expected = [
         [(1 - smoothing) * (label == c) + smoothing / 4 for label in (2, 0, 3)] for c in range(4)

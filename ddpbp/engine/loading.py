@@ -9,31 +9,24 @@ from ddpbp.nn.backprop import Backprop
 Indices = npt.NDArray[np.int64] | slice
 
 
-class Loader:
-    """Brings examples into the workspace."""
+def load(
+    backprop: Backprop, part: Part, indices: Indices, shapes: tuple[tuple[int, int], ...]
+) -> None:
+    """Copy examples into the leaves of the workspace, with the targets as the loss takes them.
 
-    def __call__(
-        self,
-        backprop: Backprop,
-        part: Part,
-        indices: Indices,
-        shapes: tuple[tuple[int, int], ...],
-    ) -> None:
-        """Copy rows of `part` into the leaves.
-
-        Parameters
-        ----------
-        backprop : Backprop
-        part : Part
-        indices : (rows,) int64 or slice
-            Rows of `part`.
-        shapes : tuple of (count, size)
-            The leaves they form, in order.
-        """
-        backprop.arrange(shapes)
-        rows = sum(count * size for count, size in shapes)
-        if isinstance(indices, slice):
-            backprop.x[:rows] = part.x[indices]
-        else:  # mode "clip" writes straight to `out`; the indices are in range
-            part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
-        backprop.loss.write_targets(part.y[indices], backprop.y[:rows])
+    Parameters
+    ----------
+    backprop : Backprop
+    part : Part
+    indices : (rows,) int64 or slice
+        Rows of `part`.
+    shapes : tuple of (count, size)
+        The leaves they form, in order.
+    """
+    backprop.arrange(shapes)
+    rows = sum(count * size for count, size in shapes)
+    if isinstance(indices, slice):
+        backprop.x[:rows] = part.x[indices]
+    else:  # mode "clip" writes straight to `out`; the indices are in range
+        part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
+    backprop.loss.write_targets(part.y[indices], backprop.y[:rows])

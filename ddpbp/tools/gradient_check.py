@@ -10,8 +10,9 @@ from ddpbp.base import draws
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.sources import Part
-from ddpbp.engine.build import make_backprop, make_loader, make_network
+from ddpbp.engine.build import make_backprop, make_network
 from ddpbp.engine.data import open_dataset
+from ddpbp.engine.loading import load
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters, initialize
 
@@ -74,7 +75,7 @@ def check(
     """
     examples = min(config.leaf_size, len(part))
     backprop = make_backprop(config, network, examples)
-    make_loader(config)(backprop, part, slice(0, examples), ((1, examples),))
+    load(backprop, part, slice(0, examples), ((1, examples),))
     grad = network.views(np.zeros(network.parameter_count, network.dtype))
     backprop.forward(theta, 0)
     for _ in backprop.backward(theta, [grad], [0], 1):
