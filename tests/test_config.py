@@ -8,9 +8,9 @@ import pytest
 
 from ddpbp.config.settings import SECTIONS, Config, dump, parse, resolve, schema, to_toml
 from ddpbp.errors import ConfigError
-from ddpbp.nn.activations import ACTIVATIONS
+from ddpbp.nn.activations import hidden_activations
+from ddpbp.nn.initializations import INITIALIZATIONS
 from ddpbp.nn.losses import LOSSES
-from ddpbp.nn.network import INITIALIZATIONS
 from ddpbp.nn.optimizers import OPTIMIZERS
 from ddpbp.nn.schedules import SCHEDULES
 
@@ -155,7 +155,10 @@ def test_name_is_the_stem_of_the_file(file):
         ("micro_batch_size=aut", ["micro_batch_size = 'aut'", "auto", "number"]),
         ("data.task=guess", ["data.task = 'guess'", "classification", "regression"]),
         # not in a table
-        ("model.activation=rleu", ["model.activation = 'rleu'", "mean relu", *ACTIVATIONS]),
+        (
+            "model.activation=rleu",
+            ["model.activation = 'rleu'", "mean relu", *hidden_activations()],
+        ),
         ("model.initialization=he", ["model.initialization = 'he'", *INITIALIZATIONS]),
         ("loss.name=hubert", ["loss.name = 'hubert'", "did you mean huber?", *LOSSES]),
         ("optimizer.name=adma", ["optimizer.name = 'adma'", "did you mean adam", *OPTIMIZERS]),

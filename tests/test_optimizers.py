@@ -1,3 +1,5 @@
+"""Optimizers: three steps against plain formulas, clipping, norms, and bits of blocks."""
+
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -5,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.nn import optimizers
+from ddpbp.nn import norms, optimizers
 from ddpbp.nn.network import Array, Network
-from ddpbp.nn.optimizers import LAYERWISE, OPTIMIZERS, RULES, Hyperparameters, Optimizer, norm
+from ddpbp.nn.norms import norm
+from ddpbp.nn.optimizers import OPTIMIZERS, Adam, Hyperparameters, Layerwise, Sgd
 
+LAYERWISE = [name for name, optimizer in OPTIMIZERS.items() if issubclass(optimizer, Layerwise)]
+ELEMENTWISE = [name for name in OPTIMIZERS if name not in LAYERWISE]
 NETWORK = Network((3, 4, 2), "relu", "identity", np.dtype(np.float64))
 TENSORS = [(s, b, True) for s, b, _ in NETWORK.spans] + [(b, e, False) for _, b, e in NETWORK.spans]
 # None of the numbers is a default.
@@ -85,7 +90,7 @@ def updated(
     name: str, h: Hyperparameters, network: Network = NETWORK, dtype: Any = np.float64
 ) -> Array:
     theta, gradients = start(dtype=dtype)
-    optimizer = Optimizer(name, network, h)
+    optimizer = OPTIMIZERS[name](network, h)
     for gradient in gradients:
         optimizer.update(theta, gradient.copy(), ETA)
     return theta
@@ -107,7 +112,7 @@ def test_three_steps_follow_the_plain_formula(name, decay):
 @pytest.mark.parametrize("name", LAYERWISE)
 def test_weights_of_norm_zero_take_plain_steps(name):
     theta, gradients = np.zeros(NETWORK.parameter_count), start()[1]
-    Optimizer(name, NETWORK, H).update(theta, gradients[0], ETA)
+    OPTIMIZERS[name](NETWORK, H).update(theta, gradients[0], ETA)
     assert np.isfinite(theta).all()
     assert (theta != 0.0).all()
 
@@ -116,12 +121,12 @@ def test_weights_of_norm_zero_take_plain_steps(name):
 def test_zero_gradients_leave_the_weights_finite(name):
     theta = start()[0]
     before = theta.copy()
-    Optimizer(name, NETWORK, H).update(theta, np.zeros_like(theta), ETA)
+    OPTIMIZERS[name](NETWORK, H).update(theta, np.zeros_like(theta), ETA)
     np.testing.assert_array_equal(theta, before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_updates_in_blocks_have_the_bits_of_the_whole(name, dtype, monkeypatch):
     network = Network(NETWORK.sizes, "relu", "identity", np.dtype(dtype))
     h = Hyperparameters(weight_decay=0.1)
@@ -135,11 +140,11 @@ def test_the_gradient_stays_as_it_is(name):
     theta, (gradient, *_) = start()
     gradient.flags.writeable = False  # as in memory that ranks share
     h = Hyperparameters(clip_norm=1.0, weight_decay=0.1)
-    Optimizer(name, NETWORK, h).update(theta, gradient, ETA)
+    OPTIMIZERS[name](NETWORK, h).update(theta, gradient, ETA)
 
 
 def test_bias_correction_is_a_running_product():
-    optimizer = Optimizer("adam", NETWORK, H)
+    optimizer = Adam(NETWORK, H)
     theta, expected = start()[0], [1.0, 1.0]
     for _ in range(50):
         optimizer.update(theta, np.ones_like(theta), ETA)
@@ -152,9 +157,7 @@ def test_clipping_shortens_long_gradients_and_no_others():
     size = length(gradient)
     for largest, factor in ((0.0, 1.0), (2 * size, 1.0), (size / 4, 0.25)):
         moved = theta.copy()
-        Optimizer("sgd", NETWORK, Hyperparameters(clip_norm=largest)).update(
-            moved, gradient.copy(), ETA
-        )
+        Sgd(NETWORK, Hyperparameters(clip_norm=largest)).update(moved, gradient.copy(), ETA)
         np.testing.assert_allclose(theta - moved, ETA * factor * gradient, rtol=1e-12, atol=1e-15)
 
 
@@ -162,8 +165,8 @@ def test_clipping_shortens_long_gradients_and_no_others():
 def test_clipping_comes_before_everything_else(name):
     found, gradients = start()
     expected = found.copy()
-    clipping = Optimizer(name, NETWORK, Hyperparameters(clip_norm=0.5, weight_decay=0.3))
-    plain = Optimizer(name, NETWORK, Hyperparameters(weight_decay=0.3))
+    clipping = OPTIMIZERS[name](NETWORK, Hyperparameters(clip_norm=0.5, weight_decay=0.3))
+    plain = OPTIMIZERS[name](NETWORK, Hyperparameters(weight_decay=0.3))
     for gradient in gradients:
         clipping.update(found, gradient, ETA)
         plain.update(expected, 0.5 * gradient / length(gradient), ETA)
@@ -173,7 +176,7 @@ def test_clipping_comes_before_everything_else(name):
 def test_norm_is_the_same_sum_whatever_the_blocks(monkeypatch):
     vector = np.random.default_rng(5).standard_normal(1_000)
     for block in (1, 3, 32, 2_000):
-        monkeypatch.setattr(optimizers, "BLOCK", block)
+        monkeypatch.setattr(norms, "BLOCK", block)
         assert norm(vector) == pytest.approx(length(vector.tolist()), rel=1e-14)
 
 
@@ -182,5 +185,5 @@ def test_a_huge_finite_gradient_is_clipped_not_infinite():
     gradient = np.full(network.parameter_count, 3e38, np.float32)
     assert norm(gradient) == pytest.approx(3e38 * math.sqrt(gradient.size), rel=1e-6)
     theta = np.zeros_like(gradient)
-    Optimizer("sgd", network, Hyperparameters(clip_norm=1.0)).update(theta, gradient, 1.0)
+    Sgd(network, Hyperparameters(clip_norm=1.0)).update(theta, gradient, 1.0)
     np.testing.assert_allclose(theta, -1 / math.sqrt(gradient.size), rtol=1e-5)

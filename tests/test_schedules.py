@@ -1,3 +1,5 @@
+"""Schedules: the factor at boundaries, the warm-up, and the length of a run."""
+
 import math
 from typing import Any
 
@@ -87,6 +89,12 @@ def test_the_schedule_of_a_run_ends_with_its_last_epoch():
     assert built.batches.steps_per_epoch == 3
     rates = [built.learning_rate(step) for step in (0, 1, 2, 9)]
     assert rates == pytest.approx([0.1, 0.2, 0.2, 0.1], rel=1e-14)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_an_entry_knows_whether_the_length_of_the_run_matters(name):
+    factors = {factor(name, 30, settings(steps=steps)) for steps in (50, 100)}
+    assert SCHEDULES[name].depends_on_length == (len(factors) > 1)
 
 
 def test_scaling_rule_knows_batch_sizes_only():

@@ -1,3 +1,5 @@
+"""The canonical tree: which sums form, in which order, on any number of ranks."""
+
 from collections.abc import Iterable
 from itertools import pairwise
 

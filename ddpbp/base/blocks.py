@@ -1,6 +1,6 @@
-"""Big vectors in pieces that stay in the cache.
+"""Long vectors in blocks that fit in the cache.
 
-The size is part of the arithmetic where blocks are summed (norms), so it is a constant.
+Where blocks are summed, as in norms, their size is part of the arithmetic. So it is a constant.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 BLOCK = 32_768
-"""Elements of a block."""
+"""The number of elements of a block."""
 
 
 def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Walk equally shaped contiguous arrays together in cache-sized flat pieces."""
+    """Iterate over contiguous arrays of one shape together, in flat blocks of `BLOCK` elements."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, BLOCK):
         yield tuple(array[start : start + BLOCK] for array in flat)

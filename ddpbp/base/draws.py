@@ -1,11 +1,11 @@
 """Random bits as a function of (key, counter): no state, no order, no rank.
 
 Every random decision of a run (the order of the examples, dropout, initial weights, synthetic
-data) is ``bits(key(seed, purpose, ...), counter)``. Whoever asks for draw number i gets the same
-bits, so the number of ranks cannot matter and a resumed run has no generator to restore.
+data) is ``bits(key(seed, purpose, ...), counter)``. Draw number i has the same bits on every rank
+and at any time, so the number of ranks cannot matter and a resumed run has no generator to restore.
 
 The function is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
-OOPSLA 2014) entered at any point of its sequence: the counter times the golden ratio, plus the
+OOPSLA 2014) evaluated at any point of its sequence: the counter times the golden ratio, plus the
 key, through Stafford's mix 13.
 """
 
@@ -15,14 +15,14 @@ import numpy.typing as npt
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 
-# What the draws are for: one word of every key, so that no two purposes share a stream.
+# The purposes of draws. Each is a word of its keys, so that no two purposes share a stream.
 INITIAL, DROPOUT, EPOCH, SPLIT, FEATURES, TEACHER, CANARY, DIRECTION = range(1, 9)
 
 U64 = npt.NDArray[np.uint64]
 
 
 def key(*words: int) -> int:
-    """Mix integers into one 64-bit key; every word and its place count."""
+    """Mix integers into one 64-bit key that depends on every word and on its place."""
     state = 0
     for word in words:
         state = _mix((state * 3 + word + _GOLDEN) & _MASK)
@@ -50,7 +50,7 @@ def bits(key: int, counter: U64, out: U64 | None = None) -> U64:
     Returns
     -------
     (...) uint64
-        The bits; the same for the same (key, counter) wherever they stand in the array.
+        The bits, a function of (key, counter) alone: the place in the array does not matter.
     """
     v = np.multiply(counter, np.uint64(_GOLDEN), out=out)
     v += np.uint64(key)

@@ -1,7 +1,7 @@
-"""Sums in 16 bits, so that half the bytes travel.
+"""Sums of gradients rounded to 16 bits, which halves the bytes that ranks exchange.
 
-Which sums travel depends on the number of ranks. So, to obey the law, *every* node of the tree is
-rounded, leaf, inner node and root, on one process too; then a sum that travels has lost nothing.
+Which sums are exchanged depends on the number of ranks. Results must not, so *every* node of the
+tree is rounded: leaves, inner nodes and the root, on one process too. Packing is then exact.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class Wire:
     Attributes
     ----------
     round : (array) -> None
-        Rounds float32 in place, to the nearest, ties to even.
+        Rounds float32 in place to the nearest value, ties to even.
     pack : (array, out) -> None
-        Writes rounded float32 to uint16; exact.
+        Writes rounded float32 to uint16, exactly.
     unpack : (packed, out) -> None
-        Writes uint16 to float32; exact.
+        Writes uint16 to float32, exactly.
     """
 
     round: Callable[[Array], None]
@@ -34,7 +34,7 @@ class Wire:
 
 
 def _round_bf16(array: Array) -> None:
-    # The upper half of a float32. Infinity stays, and so does what the processor makes as NaN.
+    # bf16 is the upper half of a float32. Infinity and the processor's NaN stay what they are.
     bits = array.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     odd += np.uint32(0x7FFF)
@@ -51,7 +51,7 @@ def _unpack_bf16(packed: Array, out: Array) -> None:
 
 
 def _round_fp16(array: Array) -> None:
-    # IEEE half precision: beyond 65,504 infinity, which ends the run as any infinity does.
+    # IEEE half precision: beyond 65,504 it is infinity, which stops the run as any infinity does.
     array[...] = array.astype(np.float16)
 
 

@@ -1,9 +1,9 @@
-"""The canonical tree over the leaves of a step: who owns which leaf, and in what order sums form.
+"""The canonical tree over the leaves of a step: the owner of each leaf, and the order of sums.
 
-Node (level, i) covers leaves [i·2^level, (i+1)·2^level), cut at `size`, and its value is
-left + right; a missing right child passes through. The parenthesisation so depends on the number
-of leaves alone. A rank that owns a run of leaves forms the nodes that lie inside its run (its
-*cover*); whoever holds the covers of all ranks, in order, forms the root.
+Node (level, i) covers leaves [i·2^level, (i+1)·2^level), cut at `size`. Its value is left + right;
+without a right child it is left. So the parenthesisation depends on the number of leaves alone. A
+rank that owns a run of leaves forms the nodes that lie inside its run, its *cover*. The covers of
+all ranks, in order, form the root.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,10 +38,10 @@ def fold(spans: Iterable[Span], size: int) -> tuple[list[int], list[Span]]:
     Returns
     -------
     merges : list of int
-        The program of a stack machine: push node j, then `merges[j]` times add the top of the
-        stack to what lies under it.
+        The program of a stack machine: push node j, then `merges[j]` times pop the top of the stack
+        and add it to the new top.
     nodes : list of (start, stop)
-        What is on the stack in the end.
+        The nodes on the stack at the end.
     """
     merges, stack = [], list[Span]()
     for span in spans:
@@ -62,7 +62,7 @@ def accumulate(
 ) -> list[Value]:
     """Run the program of `fold` on numbers, or on arrays in place; return the nodes.
 
-    `rounded` is done to every sum, in place.
+    `rounded` is applied to every sum, in place.
     """
     stack: list[Value] = []
     for value, count in zip(values, merges, strict=True):
@@ -88,7 +88,7 @@ def run_program(size: int, rank: int, world_size: int) -> tuple[list[int], list[
 
 
 class Join(NamedTuple):
-    """How some neighbouring nodes form a greater one: the nodes, and the program of `fold`."""
+    """How neighbouring nodes form a larger one: which nodes, the program of `fold`, the result."""
 
     parts: slice
     merges: list[int]
@@ -96,16 +96,16 @@ class Join(NamedTuple):
 
 
 def joins(spans: Sequence[Span], size: int) -> list[Join]:
-    """Return what neighbouring nodes form, in order, as far as the tree allows."""
+    """Return the largest nodes that neighbouring nodes form, in order."""
     merges, nodes = fold(spans, size)
-    found, first = [], 0
+    joined, first = [], 0
     for node in nodes:
         last = first
         while last < len(spans) and spans[last][1] <= node[1]:
             last += 1
-        found.append(Join(slice(first, last), merges[first:last], node))
+        joined.append(Join(slice(first, last), merges[first:last], node))
         first = last
-    return found
+    return joined
 
 
 def root_program(size: int, world_size: int) -> tuple[list[int], list[int]]:

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ddpbp.base import blas
 from ddpbp.errors import ConfigError
+from ddpbp.nn.schedules import SCHEDULES
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -277,7 +278,8 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
     config : Config
     """
     old, new = _flat(dump(Config())) | _flat(before), _flat(dump(config))
-    harmless = HARMLESS | ({"epochs"} if config.schedule.name != "cosine" else set())
+    schedule = SCHEDULES[config.schedule.name]
+    harmless = HARMLESS | (set() if schedule.depends_on_length else {"epochs"})
     return [
         f"{key}: {old.get(key)!r} → {value!r}"
         for key, value in new.items()
@@ -423,11 +425,10 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
     """Check what types cannot say: names of the tables, and settings that exclude each other."""
     # The tables import NumPy, which reads its kernel from the environment once.
     blas.use_kernel(config.kernel)
-    from ddpbp.nn.activations import ACTIVATIONS
+    from ddpbp.nn.activations import hidden_activations
+    from ddpbp.nn.initializations import INITIALIZATIONS
     from ddpbp.nn.losses import LOSSES
-    from ddpbp.nn.network import INITIALIZATIONS
     from ddpbp.nn.optimizers import OPTIMIZERS
-    from ddpbp.nn.schedules import SCHEDULES
 
     def require(key: str, found: Any, allowed: Iterable[str], why: str = "") -> None:
         if found in allowed:
@@ -439,14 +440,16 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
             f"{', '.join(allowed)}{hint}"
         )
 
-    require("model.activation", config.model.activation, ACTIVATIONS)
+    require("model.activation", config.model.activation, hidden_activations())
     require("model.initialization", config.model.initialization, INITIALIZATIONS)
     require("loss.name", config.loss.name, LOSSES)
     require("optimizer.name", config.optimizer.name, OPTIMIZERS)
     require("schedule.name", config.schedule.name, SCHEDULES)
     loss, with_loss = LOSSES[config.loss.name], f" with loss {config.loss.name}"
     if config.model.output is not None:
-        require("model.output", config.model.output, loss.outputs or tuple(ACTIVATIONS), with_loss)
+        require(
+            "model.output", config.model.output, loss.outputs or hidden_activations(), with_loss
+        )
     if config.data.task is not None:
         require("data.task", config.data.task, loss.tasks, with_loss)
     values = dump(config)
@@ -457,10 +460,12 @@ def _check(config: Config, file: str, origin: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{_origin(key, file, origin)}: {key} = {value}: allowed: a finite number"
             )
-    if config.loss.label_smoothing and config.loss.name != "cross_entropy":
+    if config.loss.label_smoothing and "label_smoothing" not in loss.settings():
+        readers = (name for name, entry in LOSSES.items() if "label_smoothing" in entry.settings())
         raise ConfigError(
             f"{_origin('loss.label_smoothing', file, origin)}: loss.label_smoothing = "
-            f"{config.loss.label_smoothing:g} is for loss cross_entropy, not {config.loss.name}"
+            f"{config.loss.label_smoothing:g} is for loss {', '.join(readers)}, "
+            f"not {config.loss.name}"
         )
     if config.wire != "none" and config.model.dtype != "float32":
         raise ConfigError(

@@ -17,13 +17,12 @@ from ddpbp.data.batches import Batches
 from ddpbp.data.dataset import Dataset
 from ddpbp.engine.data import task_of
 from ddpbp.engine.evaluator import LEAF_ROWS, Evaluator
-from ddpbp.engine.loading import Loader
 from ddpbp.engine.trainer import Parts, Trainer
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.dropout import Dropout
-from ddpbp.nn.losses import LOSSES, Loss, make_loss
+from ddpbp.nn.losses import LOSSES, Loss
 from ddpbp.nn.network import Network, initialize
-from ddpbp.nn.optimizers import Hyperparameters, Optimizer
+from ddpbp.nn.optimizers import OPTIMIZERS, Hyperparameters, Optimizer
 from ddpbp.nn.schedules import ScheduleSettings, factor
 
 
@@ -38,7 +37,6 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         network=network,
         theta=initialize(network, config.model.initialization, config.seed),
         batches=batches,
-        loader=make_loader(config),
         backprop=make_backprop(config, network, max(batches.capacity, batches.full_leaf)),
         reducer=make_reducer(world, layout, notes.append),
         optimizer=make_optimizer(config, network),
@@ -55,7 +53,7 @@ def make_trainer(config: Config, dataset: Dataset, world: World) -> Trainer:
 def make_evaluator(config: Config, network: Network, world: World) -> Evaluator:
     """Return an evaluator for the task and the loss of the settings."""
     backprop = make_backprop(config, network, LEAF_ROWS)
-    return Evaluator(backprop, make_loader(config), task_of(config), world)
+    return Evaluator(backprop, task_of(config), world)
 
 
 def make_network(config: Config, features: int, outputs: int) -> Network:
@@ -89,12 +87,8 @@ def make_layout(config: Config, network: Network, leaf_counts: tuple[int, ...]) 
 
 def configured_loss(config: Config) -> Loss:
     """Return the loss with its settings bound."""
-    return make_loss(config.loss.name, huber_delta=config.loss.huber_delta)
-
-
-def make_loader(config: Config) -> Loader:
-    """Return the way from rows to the workspace."""
-    return Loader(config.loss.label_smoothing)
+    settings = {name: getattr(config.loss, name) for name in config.loss.__struct_fields__}
+    return LOSSES[config.loss.name].bind(**settings)
 
 
 def make_backprop(config: Config, network: Network, capacity: int) -> Backprop:
@@ -107,7 +101,7 @@ def make_optimizer(config: Config, network: Network) -> Optimizer:
     """Return the optimizer of the settings, its state at zero."""
     o = config.optimizer
     numbers = {name: getattr(o, name) for name in Hyperparameters.__dataclass_fields__}
-    return Optimizer(o.name, network, Hyperparameters(**numbers))
+    return OPTIMIZERS[o.name](network, Hyperparameters(**numbers))
 
 
 def make_learning_rate(config: Config, steps_per_epoch: int) -> Callable[[int], float]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ddpbp.data.batches import Batch
 from ddpbp.data.sources import Part
-from ddpbp.engine.loading import Loader
+from ddpbp.engine.loading import load
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Parameters
 
@@ -42,7 +42,6 @@ def first_place(
     backprop: Backprop,
     theta: Parameters,
     part: Part,
-    loader: Loader,
     batch: Batch,
     step: int,
 ) -> Place | None:
@@ -57,7 +56,7 @@ def first_place(
     grad = network.views(np.empty(network.parameter_count, network.dtype))
     places: list[Place] = []
     for leaf, offset, size in _leaves(batch):
-        loader(backprop, part, batch.indices[offset : offset + size], ((1, size),))
+        load(backprop, part, batch.indices[offset : offset + size], ((1, size),))
         first = batch.first + offset
         backprop.forward(theta, step, first)
         rows = f"rows {first} to {first + size - 1}"

@@ -9,7 +9,7 @@ from ddpbp.base import tree
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.data.sources import Part
-from ddpbp.engine.loading import Loader
+from ddpbp.engine.loading import load
 from ddpbp.metrics import table as metrics
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Parameters
@@ -24,19 +24,18 @@ class Evaluator:
     ----------
     backprop : Backprop
         A workspace for `LEAF_ROWS` examples.
-    loader : Loader
     task : str
         What the targets are; it decides the metrics.
     world : World
     """
 
-    def __init__(self, backprop: Backprop, loader: Loader, task: str, world: World) -> None:
-        self._backprop, self._loader, self._task, self._world = backprop, loader, task, world
+    def __init__(self, backprop: Backprop, task: str, world: World) -> None:
+        self._backprop, self._task, self._world = backprop, task, world
         self._outputs = backprop.network.sizes[-1]
 
     def _forward(self, theta: Parameters, part: Part, i: int) -> slice:
         rows = slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, len(part)))
-        self._loader(self._backprop, part, rows, ((1, rows.stop - rows.start),))
+        load(self._backprop, part, rows, ((1, rows.stop - rows.start),))
         self._backprop.forward(theta)
         self._world.pulse.progress += 1
         return rows

@@ -16,7 +16,7 @@ from ddpbp.data.batches import Batch, Batches
 from ddpbp.data.sources import Part
 from ddpbp.engine.canary import canary
 from ddpbp.engine.divergence import first_place
-from ddpbp.engine.loading import Loader
+from ddpbp.engine.loading import load
 from ddpbp.errors import Diverged, OutOfStep
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters
@@ -38,8 +38,6 @@ class Parts:
         The initial weights.
     batches : Batches
         This rank's leaves of every step.
-    loader : Loader
-        Fills the workspace with the rows of a batch.
     backprop : Backprop
         A workspace for this rank's leaves, and for one full leaf at least.
     reducer : Reducer
@@ -53,7 +51,6 @@ class Parts:
     network: Network
     theta: Parameters
     batches: Batches
-    loader: Loader
     backprop: Backprop
     reducer: Reducer
     optimizer: Optimizer
@@ -95,8 +92,7 @@ class Trainer:
         self.network, self.theta, self.backprop = parts.network, parts.theta, parts.backprop
         self.batches, self.reducer, self.optimizer = parts.batches, parts.reducer, parts.optimizer
         self.learning_rate, self.notes = parts.learning_rate, parts.notes
-        self.data, self.world = data, world
-        self._load, self._pulse = parts.loader, world.pulse
+        self.data, self.world, self._pulse = data, world, world.pulse
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
             n: tree.run_program(n, world.rank, world.world_size)[0]
@@ -132,7 +128,7 @@ class Trainer:
             On every rank, before any weight has changed.
         """
         self.enter(phases.DATA)
-        self._load(self.backprop, self.data, batch.indices, batch.shapes)
+        load(self.backprop, self.data, batch.indices, batch.shapes)
         merges = self._merges[batch.leaf_count]
         rows = self.reducer.nodes(batch.leaf_count)
 
@@ -224,7 +220,7 @@ class Trainer:
         Diverged
             On every rank, with the same message on any number of ranks.
         """
-        mine = first_place(self.backprop, self.theta, self.data, self._load, batch, self.step)
+        mine = first_place(self.backprop, self.theta, self.data, batch, self.step)
         places = [place for place in self.world.all_gather_object(mine) if place is not None]
         what = str(min(places)) if places else "the sum over all leaves"
         epoch = self.step // self.batches.steps_per_epoch + 1

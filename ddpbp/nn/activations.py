@@ -1,8 +1,9 @@
-"""Activations σ and their derivatives σ′, as a table.
+"""Activations σ and their derivatives, as a table.
 
-Every function is elementwise, works in the dtype it is given, and stays finite for |z| up to 1e4 in
-float32 (and far beyond in float64). σ′ may use the stored activation a = σ(z) where that is
-cheaper than z.
+To add one, write its functions and give it an entry in `ACTIVATIONS`; nothing else names it.
+
+Every function works in the dtype of its arrays and stays finite for |z| up to 1e4 in float32 (and
+far beyond in float64). Arrays are (..., n_l, B): an example is a column.
 """
 
 import math
@@ -20,21 +21,43 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Activation:
-    """A pair σ, σ′.
+    """One activation a = σ(z).
 
     Attributes
     ----------
     value : (z, out) -> None
-        Writes σ(z) to `out`, another array than z. Softmax shifts z, which changes nothing.
-    slope : (z, a, out) -> None
-        Writes σ′(z) to `out`, given z and a = σ(z); `out` may be z. None stands for σ′ = 1.
+        Writes σ(z) to `out`, which is never z. May shift z where σ does not see the shift.
+    slope : (z, a, out) -> None, or None
+        Writes σ′(z) to `out`, from z or from a = σ(z), whichever is cheaper; `out` may be z.
+        None means σ′ = 1. Ignored where there is a `pullback`.
     kinks : tuple of float
-        Where σ′ jumps; a finite difference must not cross them.
+        The values of z where σ′ jumps; finite differences must not cross them.
+    pullback : (z, a, delta) -> None, or None
+        Only for a σ that is not elementwise: replaces ∂L/∂a in `delta` by δ = Jᵀ ∂L/∂a, J the
+        Jacobian of σ. May use z as scratch memory.
+    hidden : bool
+        Whether hidden layers may use it; if not, it is for the output layer only.
     """
 
     value: Callable[[Array, Array], None]
     slope: Callable[[Array, Array, Array], None] | None
     kinks: tuple[float, ...] = ()
+    pullback: Callable[[Array, Array, Array], None] | None = None
+    hidden: bool = True
+
+    def pull_back(self, z: Array, a: Array, delta: Array) -> None:
+        """Replace ∂L/∂a in `delta` by δ = ∂L/∂z, which is ∂L/∂a ⊙ σ′(z) if σ is elementwise.
+
+        Parameters
+        ----------
+        z, a, delta : (..., n_l, B) float
+            z is overwritten.
+        """
+        if self.pullback is not None:
+            self.pullback(z, a, delta)
+        elif self.slope is not None:
+            self.slope(z, a, z)
+            np.multiply(delta, z, out=delta)
 
 
 def _identity(z: Array, out: Array) -> None:
@@ -42,7 +65,7 @@ def _identity(z: Array, out: Array) -> None:
 
 
 def _sigmoid(z: Array, out: Array) -> None:
-    # 1 / (1 + exp(-z)); below the floor exp(-z) would overflow and σ is 0 to every digit.
+    # 1 / (1 + exp(-z)). Below the bound exp(-z) would overflow; σ is 0 there to every digit.
     np.maximum(z, -80.0 if z.dtype == np.float32 else -700.0, out=out)
     np.negative(out, out=out)
     np.exp(out, out=out)
@@ -168,6 +191,13 @@ def _softmax(z: Array, out: Array) -> None:
     out /= np.add.reduce(out, axis=-2, keepdims=True)
 
 
+def _softmax_pullback(z: Array, a: Array, delta: Array) -> None:
+    # δ_i = a_i (∂L/∂a_i - Σ_j a_j ∂L/∂a_j)
+    np.multiply(a, delta, out=z)
+    np.subtract(delta, z.sum(axis=-2, keepdims=True), out=delta)
+    delta *= a
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(_identity, None),
     "sigmoid": Activation(_sigmoid, _sigmoid_slope),
@@ -178,24 +208,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(_gelu, _gelu_slope),
     "silu": Activation(_silu, _silu_slope),
     "softplus": Activation(_softplus, _softplus_slope),
+    "softmax": Activation(_softmax, None, pullback=_softmax_pullback, hidden=False),
 }
 
 
-def _softmax_slope(z: Array, a: Array, out: Array) -> None:
-    raise TypeError("softmax has a Jacobian, not an elementwise slope: see softmax_pullback")
-
-
-def softmax_pullback(a: Array, d_a: Array, out: Array) -> None:
-    """Apply the transposed Jacobian of softmax: δ_i = a_i (∂L/∂a_i - Σ_j a_j ∂L/∂a_j).
-
-    Parameters
-    ----------
-    a, d_a, out : (..., n_L, B) float
-        The softmax outputs, the loss derivatives with respect to them, and δᴸ.
-    """
-    np.multiply(a, d_a, out=out)
-    np.subtract(d_a, out.sum(axis=-2, keepdims=True), out=out)
-    out *= a
-
-
-OUTPUTS: dict[str, Activation] = {**ACTIVATIONS, "softmax": Activation(_softmax, _softmax_slope)}
+def hidden_activations() -> list[str]:
+    """Return the names of the activations that hidden layers may use."""
+    return [name for name, activation in ACTIVATIONS.items() if activation.hidden]

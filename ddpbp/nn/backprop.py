@@ -1,4 +1,4 @@
-"""Forward and backward pass over a run of leaves, letter for letter as the page has them.
+"""Forward and backward pass over the leaves of one rank, letter for letter as in the text.
 
 Notation   l = 1..L layers, n_l units, B examples of a leaf (columns).
            a[l] (n_l, B)   W[l] (n_l, n_{l-1})   b[l] (n_l, 1)
@@ -8,13 +8,15 @@ Notation   l = 1..L layers, n_l units, B examples of a leaf (columns).
 (BP3)  ∂L/∂bˡ = δˡ               summed over the B columns
 (BP4)  ∂L/∂Wˡ = δˡ (aˡ⁻¹)ᵀ       the product sums the columns
 
-A leaf is one micro-batch. Every matrix product has the shape of one leaf, whoever computes it;
-`workspace` says how leaves lie in memory.
+These are the equations of dense layers; `layers` has their code, and that of other layers. What is
+here is the same for all: the walk over the layers, and the sums over leaves.
+
+A leaf is one micro-batch. Every matrix product has the shape of one leaf on any number of ranks;
+`workspace` defines how leaves lie in memory.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,6 @@ import numpy.typing as npt
 
 from ddpbp.base import tree
 from ddpbp.base.rounding import Wire
-from ddpbp.nn.activations import softmax_pullback
 from ddpbp.nn.dropout import Dropout
 from ddpbp.nn.losses import Loss
 from ddpbp.nn.network import Network, Parameters
@@ -30,8 +31,8 @@ from ddpbp.nn.workspace import Leaves, Memory, Stack
 
 Array = npt.NDArray[Any]
 
-# Part of the arithmetic, never measured: ∂L/∂W is computed in blocks of this many rows, so that a
-# block of every leaf is summed before it leaves the cache.
+# ∂L/∂W is computed in blocks of this many rows, so that a block is summed over all leaves before it
+# leaves the cache. Part of the arithmetic, so it is a constant and no measurement.
 GRADIENT_ROWS = 384
 
 
@@ -43,18 +44,18 @@ class Backprop:
     network : Network
     loss : Loss
     capacity : int
-        The most examples a step may bring.
+        The largest number of examples of a step.
     dropout : Dropout, optional
         Masks for the hidden layers; required if `network.dropout` is not 0.
     wire : Wire, optional
-        What rounds the gradient of each leaf and every sum of them.
+        Rounds the gradient of each leaf and every sum of them.
 
     Attributes
     ----------
     x, y : (capacity, n_0) and (capacity, n_L) float
-        The examples and targets of all leaves as rows: the stacks' x and y, one after the other.
+        The examples and targets of all leaves as rows: the memory of the stacks' x and y.
     stacks : list of Stack
-        The leaves as `arrange` laid them out.
+        The leaves as laid out by `arrange`.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Backprop:
         self._memory = Memory(network, capacity)
         self.x = self._memory.flat("x", 0).reshape(capacity, -1)
         self.y = self._memory.flat("y", network.L).reshape(capacity, -1)
-        self._sigma = [network.activation(max(l, 1)) for l in range(network.L + 1)]
+        self._layers = (network.layers[0], *network.layers)  # from l = 1
         self._arranged: dict[tuple[tuple[int, int], ...], Leaves] = {}
         self._registers: list[Array] = []
         self._leaves: Leaves
@@ -93,23 +94,21 @@ class Backprop:
         ----------
         theta : Parameters
         step : int, optional
-            The step whose dropout masks apply; None leaves dropout out.
+            The step whose dropout masks apply; None turns dropout off.
         first : int
             The place in the batch of the first example of these leaves.
         """
         for stack in self.stacks:
             for l in range(1, self.network.L + 1):
-                W, b, sigma = theta.W[l], theta.b[l], self._sigma[l].value
+                W, b, layer_forward = theta.W[l], theta.b[l], self._layers[l].forward
                 for piece in stack.pieces[l]:
-                    np.matmul(W, piece.below, out=piece.z)  # (F)
-                    np.add(piece.z, b, out=piece.z)
-                    sigma(piece.z, piece.a)
+                    layer_forward(W, b, piece.below, piece.z, piece.a)  # (F)
                 if self._dropout is not None and l < self.network.L:
                     self._drop(self._dropout, stack, l, step, first)
             first += stack.count * stack.size
 
     def _drop(self, dropout: Dropout, stack: Stack, l: int, step: int | None, first: int) -> None:
-        """Hand on what dropout leaves of a[l]: all of it outside training."""
+        """Write to passed[l] what dropout leaves of a[l]: all of it outside training."""
         if step is None:
             np.copyto(stack.passed[l], stack.a[l])
             return
@@ -138,25 +137,25 @@ class Backprop:
         merges: Sequence[int],
         examples: int,
     ) -> Iterator[int]:
-        """Compute the gradients of all leaves, summed into my nodes of the tree.
+        """Compute the gradients of all leaves, summed into this rank's nodes of the tree.
 
-        Call it after `forward`, and after `losses` if they are wanted; z is overwritten.
+        Call it after `forward`, and after `losses` if the losses are needed: z is overwritten.
 
         Parameters
         ----------
         theta : Parameters
         nodes : sequence of Parameters
-            Where the sums go, one flat vector per node of my cover.
+            Where the sums go, one flat vector per node of this rank's cover.
         merges : sequence of int
-            The program of `tree.fold` over my leaves.
+            The program of `tree.fold` over this rank's leaves.
         examples : int
-            The number of examples of the whole batch, over all ranks: what the sum is divided by.
+            The number of examples of the whole batch, over all ranks: the divisor of the mean.
 
         Yields
         ------
         int
-            Where the complete part of the nodes' flat vectors begins: it grows from their end.
-            Often the same as before, so that others can use the moment.
+            The index from which the nodes' flat vectors are complete: they fill from the end. It is
+            often unchanged, so that the caller can move data between two matrix products.
         """
         L, begin = self.network.L, self.network.parameter_count
         gradients = self._leaves.gradients
@@ -167,9 +166,7 @@ class Backprop:
             if gradients is not None:
                 self._leaf_gradients(l)
             else:
-                start_W, n_in = self.network.spans[l - 1][0], self.network.sizes[l - 1]
-                for row in self._sum_gradients(l, nodes, merges):
-                    begin = start_W + row * n_in
+                for begin in self._sum_gradients(l, nodes, merges):
                     yield begin
             if l > 1:
                 for stack in self.stacks:
@@ -191,23 +188,14 @@ class Backprop:
             np.subtract(a, y, out=delta)
             return
         self.loss.d_a(a, y, delta)
-        if self.network.output == "softmax":
-            d_a = delta.copy()
-            softmax_pullback(a, d_a, delta)
-            return
-        slope = self._sigma[L].slope
-        if slope is not None:
-            slope(z, a, z)
-            delta *= z
+        self._layers[L].sigma.pull_back(z, a, delta)
 
     def _hidden_delta(self, stack: Stack, theta: Parameters, l: int) -> Iterator[None]:
         """δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ′(zˡ)  (BP2), with the mask of dropout where there is one."""
-        W_T, slope = theta.W[l + 1].T, self._sigma[l].slope
+        W, above, sigma = theta.W[l + 1], self._layers[l + 1], self._layers[l].sigma
         for piece in stack.pieces[l]:
-            np.matmul(W_T, piece.delta_above, out=piece.delta)
-            if slope is not None:
-                slope(piece.z, piece.a, piece.z)
-                np.multiply(piece.delta, piece.z, out=piece.delta)
+            above.pull_back(W, piece.passed, piece.delta_above, piece.delta)
+            sigma.pull_back(piece.z, piece.a, piece.delta)
             yield
         keep = stack.keep[l]
         if self._dropout is not None and keep is not None:
@@ -216,45 +204,43 @@ class Backprop:
 
     def _leaf_gradients(self, l: int) -> None:
         """Keep the gradient of every leaf of a small net: the fewest calls."""
+        layer, height = self._layers[l], self._layers[l].W_shape[0]
         for stack, gradient in zip(self.stacks, self._leaves.parts, strict=True):
-            delta, a_T, dW = stack.delta[l], stack.passed[l - 1].swapaxes(1, 2), gradient.W[l]
-            for i in range(0, delta.shape[1], GRADIENT_ROWS):
+            below, delta, dW = stack.passed[l - 1], stack.delta[l], gradient.W[l]
+            layer.bias_gradient(below, delta, gradient.b[l])  # (BP3)
+            for i in range(0, height, GRADIENT_ROWS):
                 rows = slice(i, i + GRADIENT_ROWS)
-                np.matmul(delta[:, rows], a_T, out=dW[:, rows])  # (BP4)
-            np.add.reduce(delta, axis=2, out=gradient.b[l])  # (BP3)
+                layer.weight_gradient(below, delta, rows, dW[:, rows])  # (BP4)
 
     def _sum_gradients(
         self, l: int, nodes: Sequence[Parameters], merges: Sequence[int]
     ) -> Iterator[int]:
-        """Form rows of ∂L/∂W of every leaf and add them along the tree while they are in cache.
+        """Sum the gradients of layer l over the leaves, ∂L/∂W in blocks that stay in the cache.
 
-        Yields the first complete row: from the last block up, as the flat vector is completed.
+        Yields the index from which the flat vectors are complete, from the last block to the first.
         """
-        rounded = self._rounded
-        db = [
-            value
-            for stack in self.stacks
-            for value in np.add.reduce(stack.delta[l], axis=2)  # (BP3)
-        ]
+        layer, rounded = self._layers[l], self._rounded
+        db: list[Array] = []
+        leaves: list[tuple[Array, Array]] = []
+        for stack in self.stacks:
+            biases = np.empty((stack.count, *layer.b_shape), self.network.dtype)
+            layer.bias_gradient(stack.passed[l - 1], stack.delta[l], biases)  # (BP3)
+            db.extend(biases)
+            leaves.extend(zip(stack.passed[l - 1], stack.delta[l], strict=True))
         if rounded:
             for value in db:
                 rounded(value)
         for node, value in zip(nodes, tree.accumulate(db, merges, rounded), strict=True):
-            np.copyto(node.b[l][:, 0], value)
-        pairs = [
-            (delta, below.T)
-            for stack in self.stacks
-            for delta, below in zip(stack.delta[l], stack.passed[l - 1], strict=True)
-        ]
-        n = self.network.sizes[l]
-        for start in reversed(range(0, n, GRADIENT_ROWS)):
-            rows = slice(start, min(start + GRADIENT_ROWS, n))
+            np.copyto(node.b[l], value)
+        height, *rest = layer.W_shape
+        for start in reversed(range(0, height, GRADIENT_ROWS)):
+            rows = slice(start, min(start + GRADIENT_ROWS, height))
             registers = [node.W[l][rows] for node in nodes]
             depth = 0
-            for (delta, a_T), count in zip(pairs, merges, strict=True):
+            for (below, delta), count in zip(leaves, merges, strict=True):
                 if depth == len(registers):
                     registers.append(self._register(registers[0].shape, depth))
-                np.matmul(delta[rows], a_T, out=registers[depth])  # (BP4)
+                layer.weight_gradient(below, delta, rows, registers[depth])  # (BP4)
                 if rounded:
                     rounded(registers[depth])
                 for _ in range(count):
@@ -263,15 +249,17 @@ class Backprop:
                     if rounded:
                         rounded(registers[depth])
                 depth += 1
-            yield start
+            yield layer.span[0] + start * math.prod(rest)
 
     def _register(self, shape: tuple[int, ...], depth: int) -> Array:
-        """Return memory for a block of rows that waits for its neighbours, the same for all layers.
+        """Return memory for a block of rows that is `depth` places up the stack.
 
-        What is `depth` places up the stack is at home in one buffer as large as the largest block.
+        Each depth has one buffer as large as the largest block, used by all layers.
         """
-        sizes = self.network.sizes
         while len(self._registers) <= depth:
-            largest = max(min(n, GRADIENT_ROWS) * n_in for n_in, n in pairwise(sizes))
+            largest = max(
+                math.prod((min(height, GRADIENT_ROWS), *rest))
+                for height, *rest in (layer.W_shape for layer in self.network.layers)
+            )
             self._registers.append(np.empty(largest, self.network.dtype))
         return self._registers[depth][: math.prod(shape)].reshape(shape)

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014) whose masks are a function, not a generator's state."""
+"""Dropout (Srivastava et al. 2014), with masks that are a function of the step, not of a state."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ _LANES = 4  # a 64-bit draw decides four units, 16 bits each
 
 
 class Dropout:
-    """Masks for one run, keyed by (seed, step, layer, place of the example in the batch).
+    """The masks of one run: functions of (seed, step, layer, place of the example in the batch).
 
     Parameters
     ----------
     rate : float
-        The share of units left out, in [0, 1); taken in steps of 2⁻¹⁶.
+        The share of units left out, in [0, 1); rounded to a multiple of 2⁻¹⁶.
     seed : int
     """
 
@@ -28,7 +28,7 @@ class Dropout:
     def keep(
         self, step: int, l: int, start: int, examples: int, units: int
     ) -> npt.NDArray[np.bool_]:
-        """Decide which units of layer l stay for examples [start, start + examples) of the batch.
+        """Return which units of layer l stay for examples [start, start + examples) of the batch.
 
         Returns
         -------

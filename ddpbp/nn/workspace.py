@@ -1,4 +1,4 @@
-"""The memory of a forward and backward pass: made once, seen through views.
+"""The memory of a forward and backward pass: made once, used through views.
 
 Leaves of equal shape are stacked, (leaves, n_l, B), which saves Python calls and changes no bit.
 """
@@ -13,20 +13,22 @@ from ddpbp.nn.network import Network, Parameters
 
 Array = npt.NDArray[Any]
 
-# No part of the arithmetic: how much one call handles.
+# How much one call handles; not part of the arithmetic.
 CALL_BYTES = 262_144
 SMALL_NET_BYTES = 65_536
 
 
 class Piece(NamedTuple):
-    """Some leaves of one layer, so many as stay in the cache: (leaves, n, B) views each.
+    """Views (leaves, n, B) of layer l over as many leaves as fit in the cache.
 
-    `below` is what layer l - 1 hands on; `delta_above` is δ of layer l + 1 (of L itself at L).
+    `below` is what layer l - 1 hands on, `passed` what layer l does; `delta_above` is δ of layer
+    l + 1 (of L itself at L).
     """
 
     below: Array
     z: Array
     a: Array
+    passed: Array
     delta: Array
     delta_above: Array
 
@@ -46,7 +48,7 @@ class Stack:
     keep : list of (count, n_l, size) bool or None
         The masks of dropout.
     pieces : list of lists of Piece
-        The same memory by layer, in parts for one call each.
+        The same memory by layer, cut into parts that one call handles.
     """
 
     def __init__(self, network: Network, count: int, size: int, memory: "Memory") -> None:
@@ -78,6 +80,7 @@ class Stack:
                         self.passed[l - 1][i : i + step],
                         self.z[l][i : i + step],
                         self.a[l][i : i + step],
+                        self.passed[l][i : i + step],
                         self.delta[l][i : i + step],
                         self.delta[min(l + 1, L)][i : i + step],
                     )
@@ -104,7 +107,7 @@ class Memory:
         return self._flat[where]
 
     def restart(self) -> None:
-        """Hand out from the beginning again."""
+        """Start handing out from the beginning again."""
         self._used.clear()
 
     def take(self, name: str, l: int, shape: tuple[int, int, int]) -> Array:
@@ -116,7 +119,7 @@ class Memory:
 
 
 class Leaves:
-    """All leaves that a rank computes in a step, as stacks one after the other.
+    """All leaves that a rank computes in a step, as consecutive stacks.
 
     Attributes
     ----------
@@ -124,8 +127,7 @@ class Leaves:
     gradients : (leaves, parameter_count) float, or None
         For small nets: one gradient per leaf.
     parts : list of Parameters
-        For small nets: the same memory, the leaves of each stack, as W[l] (count, n_l, n_{l-1})
-        and b[l] (count, n_l).
+        For small nets: the same memory by stack, as W[l] and b[l] with an axis for its leaves.
     """
 
     def __init__(self, network: Network, shapes: Sequence[tuple[int, int]], memory: Memory) -> None:
@@ -138,11 +140,4 @@ class Leaves:
         counts = [count for count, _ in shapes]
         self.gradients = np.empty((sum(counts), network.parameter_count), network.dtype)
         for first, count in zip(np.cumsum([0, *counts]).tolist(), counts, strict=False):
-            rows = self.gradients[first : first + count]
-            none = rows[:0]
-            W, b = [none], [none]
-            for l, (start_W, start_b, end) in enumerate(network.spans, start=1):
-                shape = (count, network.sizes[l], network.sizes[l - 1])
-                W.append(rows[:, start_W:start_b].reshape(shape))
-                b.append(rows[:, start_b:end])
-            self.parts.append(Parameters(rows, W, b))
+            self.parts.append(network.views(self.gradients[first : first + count]))

@@ -10,8 +10,9 @@ from ddpbp.base import draws
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.sources import Part
-from ddpbp.engine.build import make_backprop, make_loader, make_network
+from ddpbp.engine.build import make_backprop, make_network
 from ddpbp.engine.data import open_dataset
+from ddpbp.engine.loading import load
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters, initialize
 
@@ -74,7 +75,7 @@ def check(
     """
     examples = min(config.leaf_size, len(part))
     backprop = make_backprop(config, network, examples)
-    make_loader(config)(backprop, part, slice(0, examples), ((1, examples),))
+    load(backprop, part, slice(0, examples), ((1, examples),))
     grad = network.views(np.zeros(network.parameter_count, network.dtype))
     backprop.forward(theta, 0)
     for _ in backprop.backward(theta, [grad], [0], 1):
@@ -157,8 +158,7 @@ def _sides(backprop: Backprop) -> Array:
         for l in range(1, network.L + 1)
         for kink in network.activation(l).kinks
     ]
-    if backprop.loss.kinks:
-        found += [(d > 0.0).ravel() for d in backprop.loss.kinks(stack.a[-1], stack.y)]
+    found += [(d > 0.0).ravel() for d in backprop.loss.kinks(stack.a[-1], stack.y)]
     return np.concatenate(found) if found else np.zeros(0, np.bool_)
 
 
