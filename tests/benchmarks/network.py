@@ -50,7 +50,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     class Mute(Reducer):
         """Sends nothing: the cost of everything else."""
 
-        def finish(self, size: int, signal: int = 0) -> Reduced:
+        def finish(self, signal: int = 0) -> Reduced:
             return Reduced(self.node_grads[0], np.zeros(1), True, 0)
 
     config = synthetic(net, leaves)
@@ -58,7 +58,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     trainer = make_trainer(config, open_dataset(config, world), world)
     batch = next(trainer.batches.epoch(0))
     real, count = trainer.reducer, batch.leaf_count
-    mute = Mute(world, real.layout)
+    mute = Mute(world, real.payload)
     mute.node_grads[...] = 0.0
 
     def step_with(reducer: Reducer) -> None:
@@ -67,9 +67,9 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
         trainer.train_step(batch)
 
     def transfer() -> None:
-        real.nodes(count)
+        real.begin_step(count)
         real.start(0)
-        real.finish(count)
+        real.finish()
 
     def meet(run: Callable[[], None]) -> Callable[[], None]:
         def together() -> None:

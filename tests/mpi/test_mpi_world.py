@@ -24,7 +24,7 @@ def test_ranks_are_those_of_the_launcher(world):
     assert world.all_gather_object(world.rank) == list(range(world.world_size))
     # One machine here: all ranks are its local ranks.
     assert (world.local_rank, world.local_size) == (world.rank, world.world_size)
-    assert (world.node, world.node_count) == (0, 1)
+    assert (world.host_index, world.host_count) == (0, 1)
 
 
 def test_wrong_number_of_ranks_is_the_mpirun_of_another_mpi(world):
