@@ -197,13 +197,13 @@ def test_tree_sum_gives_the_bits_of_one_process(world, size):
 
 
 def test_a_file_that_a_killed_run_left_is_removed(world, monkeypatch):
-    from ddpbp.comm import shared_memory as pages
+    from ddpbp.comm import shared_memory
 
     gone, living = (Path("/dev/shm") / f"ddpbp.{pid}.test" for pid in (2**22 + 1, os.getpid()))
     if world.local_rank == 0:
         gone.touch()
         living.touch()
-    monkeypatch.setattr(pages, "YOUNG_SECONDS", -1.0)
+    monkeypatch.setattr(shared_memory, "YOUNG_SECONDS", -1.0)
     made(SharedSmall)(world, Payload(9, np.dtype("f4"), 1, (8,)))
     if world.local_rank == 0:
         assert not gone.exists()
