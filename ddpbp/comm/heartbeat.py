@@ -3,7 +3,7 @@
 Every process has a thread for this, connected to rank 0 by TCP. About once a second it reports what
 its ranks are doing, and rank 0 answers. A broken connection means that a process died; silence,
 that it is stopped or cut off. A rank that responds but neither makes progress nor waits for others
-is stuck. The rank at fault is named, and all ranks end: with exit code 1 after a death, otherwise 4.
+is stuck. The rank at fault is named and all ranks end, with exit code 1 after a death, otherwise 4.
 """
 
 import contextlib

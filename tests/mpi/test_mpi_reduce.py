@@ -1,4 +1,4 @@
-"""Each transport against one process, bit for bit. A new transport is one line in KINDS."""
+"""Each reducer against one process, bit for bit. A new one is one line in KINDS."""
 
 import os
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def drawn(i: int, length: int) -> Any:
 
 
 def leaf(i: int, length: int, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return the gradient and the statistics of leaf i: of any magnitude, so that order shows."""
+    """Return gradient and statistics of leaf i, of magnitudes that show the order of addition."""
     values = drawn(i, length + STATISTICS)
     return values[:length].astype(dtype), values[length:].copy()
 
@@ -109,7 +109,7 @@ def test_reducer_gives_the_bits_of_one_process(world, kind, length, dtype):
             assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
 
 
-MACHINES = {  # which machine a rank believes to be on
+HOSTS = {  # the host on which a rank acts
     "one each": lambda rank: rank,
     "two each": lambda rank: rank // 2,
     "uneven": lambda rank: min(rank, 1),
@@ -118,14 +118,14 @@ MACHINES = {  # which machine a rank believes to be on
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("machines", MACHINES)
+@pytest.mark.parametrize("hosts", HOSTS)
 @pytest.mark.parametrize("threads_each", [1, 2])
-def test_buckets_between_machines_give_the_bits_of_one_process(machines, wire, threads_each):
-    outer = MpiWorld(None, as_host=MACHINES[machines](join(mpi=True).rank))
+def test_buckets_between_hosts_give_the_bits_of_one_process(hosts, wire, threads_each):
+    outer = MpiWorld(None, as_host=HOSTS[hosts](join(mpi=True).rank))
     ranks = outer.world_size * threads_each
 
     def compare(world: World) -> None:
-        # A last bucket and parts of other sizes; parts that are empty; more leaves than ranks.
+        # A last bucket and parts of another size, empty parts, more leaves than ranks.
         for length, cap_bytes, counts in [(1009, 404, (13, 3)), (5, 400, (ranks, 1))]:
             payload = Payload(length, np.dtype("f4"), STATISTICS, counts, wire, cap_bytes)
             together = made(Bucketed)(world, payload)
@@ -138,7 +138,7 @@ def test_buckets_between_machines_give_the_bits_of_one_process(machines, wire, t
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_one_bad_element_is_known_to_all_ranks(world, kind, bad):
+def test_all_ranks_learn_of_one_element_that_is_not_finite(world, kind, bad):
     reducer = KINDS[kind](world, Payload(30_011, np.dtype("f4"), 1, (world.world_size,)))
     for step in range(3):
         rows = reducer.begin_step(world.world_size)
