@@ -1,4 +1,4 @@
-"""Several hosts, each with a network of its own: the same bits, and they did travel."""
+"""Several simulated hosts with networks of their own: the same bits, and they did travel."""
 
 import json
 import shutil

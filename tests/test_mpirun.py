@@ -1,4 +1,4 @@
-"""Starts mpirun over tests/mpi, and sees to it that a failing rank ends such a run."""
+"""Run tests/mpi under mpirun; a failing rank must end such a run."""
 
 import textwrap
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_failing_rank_ends_the_run(mpirun, tmp_path, fault):
         assert ("SystemExit" if fault == "exit" else "only here") in ended.stderr
 
 
-def test_missing_mpi_fails_and_says_how_to_get_one(python):
+def test_missing_mpi_fails_and_names_the_installation(python):
     ended = python("-m", "pytest", __file__, "-k", "pass", MPIEXEC="/nowhere/mpirun", CI="true")
     assert ended.returncode == 1
     assert "4 failed" in ended.stdout

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from ddpbp.cli.main import run
-from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.config.settings import resolve
 from ddpbp.tools.plan import Compute, Machine, Shape, advice, predict, shapes
 from tests.cluster.hosts import Hosts
 
 # A million numbers; forward 40 ms, backward 80 ms, update 4 ms for 8 leaves.
-LAYOUT = Layout(1_000_000, np.dtype(np.float32), 1, (8,), "none", 1_000_000)
+PAYLOAD = Payload(1_000_000, np.dtype(np.float32), 1, (8,), "none", 1_000_000)
 
 
 def compute(leaves: int) -> Compute:
@@ -30,7 +30,7 @@ def machine(bytes_per_second: float, slowdown: float = 1.0) -> Machine:
 
 
 def step(on: Machine, nodes: int, ranks_per_node: int) -> float:
-    return predict(on, LAYOUT, Shape(nodes, ranks_per_node))["step_seconds"]
+    return predict(on, PAYLOAD, Shape(nodes, ranks_per_node))["step_seconds"]
 
 
 def test_step_is_the_sum_of_its_parts():
@@ -50,12 +50,12 @@ def test_what_is_complete_travels_during_the_backward_pass():
 
 
 def test_bytes_are_those_of_a_ring_and_half_of_them_in_16_bits():
-    def sent(layout: Layout, nodes: int) -> float:
-        return predict(machine(1e9), layout, Shape(nodes, 1))["sent_bytes_per_node"]
+    def sent(payload: Payload, nodes: int) -> float:
+        return predict(machine(1e9), payload, Shape(nodes, 1))["sent_bytes_per_node"]
 
     for nodes in (2, 4, 8):
-        assert sent(LAYOUT, nodes) == pytest.approx(2 * (nodes - 1) / nodes * 4e6)
-        assert sent(LAYOUT._replace(wire="bf16"), nodes) == pytest.approx(sent(LAYOUT, nodes) / 2)
+        assert sent(PAYLOAD, nodes) == pytest.approx(2 * (nodes - 1) / nodes * 4e6)
+        assert sent(PAYLOAD._replace(wire="bf16"), nodes) == pytest.approx(sent(PAYLOAD, nodes) / 2)
 
 
 def test_shapes_fill_a_host_first_and_end_with_the_leaves():
@@ -122,7 +122,7 @@ def test_hosts_send_what_is_predicted(hosts, tmp_path, nodes):
 
     steps = 3 * (11 - 1)  # what a start costs falls out
     measured = max((b - a) / steps for a, b in zip(sent(1), sent(11), strict=True))
-    predicted = predict(machine(1e9), LAYOUT._replace(length=WIDE_LENGTH), Shape(nodes, 1))[
+    predicted = predict(machine(1e9), PAYLOAD._replace(length=WIDE_LENGTH), Shape(nodes, 1))[
         "sent_bytes_per_node"
     ]
     # Headers and acknowledgements come on top.

@@ -1,4 +1,4 @@
-"""Ranks that are killed in a job that survives it: the others go on, and end with the same bits."""
+"""Ranks killed in a job that survives it: the others continue, and end with the same bits."""
 
 import subprocess
 from pathlib import Path
@@ -46,7 +46,7 @@ PLACES = {
     "while it evaluates": [(0, "evaluate.Evaluator", "score", 2)],
     "while it saves": [(0, "checkpoint", "write_synced", 2)],
     "as it writes the result": [(0, "train", "write_json", 1)],
-    "when all is done": [(2, "Heartbeat", "_stop", 1)],
+    "after the end": [(2, "Heartbeat", "_stop", 1)],
 }
 SETTINGS = ["epochs=3", "checkpoint.every_steps=10", "log_every_steps=1", "threads=1"]
 
@@ -70,7 +70,7 @@ def undisturbed(python, run_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("places", PLACES)
-def test_those_who_are_left_end_with_the_same_bits(
+def test_the_ranks_left_end_with_the_same_bits(
     survivors, undisturbed, run_folder, tmp_path, places
 ):
     driver, out = tmp_path / "driver.py", tmp_path / "run"
@@ -82,7 +82,7 @@ def test_those_who_are_left_end_with_the_same_bits(
     assert not (out / "fault.json").exists()
 
 
-def test_a_death_before_the_training_is_told(survivors, tmp_path):
+def test_a_death_before_the_training_ends_the_run(survivors, tmp_path):
     driver, out = tmp_path / "driver.py", tmp_path / "run"
     driver.write_text(DRIVER.format(places=[(0, "train", "open_dataset", 1)]))
     ended = survivors(3, driver, "train", f"output={out}", seconds=30)
@@ -109,17 +109,17 @@ def start(step: int, theta_sha256: str) -> Start:
     return Start(Checkpoint(Path(), state, {}), records=[{"step": step}])
 
 
-def test_the_rank_that_is_ahead_is_found():
+def test_the_foremost_rank_is_chosen():
     starts = [start(6, "a"), Start(), start(7, "b"), start(7, "b")]
 
     def main(world):
-        root, found = starts[world.rank].foremost(world)
-        return 0 if root >= 2 and found.step == 7 and found.records == [{"step": 7}] else 1
+        root, foremost = starts[world.rank].foremost(world)
+        return 0 if root >= 2 and foremost.step == 7 and foremost.records == [{"step": 7}] else 1
 
     assert simulate(4, main) == 0
 
 
-def test_ranks_that_are_equally_far_must_be_equal():
+def test_ranks_at_the_same_step_must_be_equal():
     starts = [start(7, "a"), start(7, "b")]
 
     def main(world):
@@ -130,7 +130,7 @@ def test_ranks_that_are_equally_far_must_be_equal():
     assert simulate(2, main) == 0
 
 
-def test_records_that_the_dead_did_not_write_are_added():
+def test_records_that_a_dead_rank_did_not_write_are_added():
     there = b'{"kind":"step","epoch":1,"step":4}\n'
     epoch, step = {"kind": "epoch", "epoch": 1, "step": 4}, {"kind": "step", "epoch": 1, "step": 4}
     assert complete(there, [epoch, step]) == there + b'{"kind":"epoch","epoch":1,"step":4}\n'

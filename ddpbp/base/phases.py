@@ -1,7 +1,7 @@
-"""What a rank is doing: one table of phases, and the pulse that its observers read.
+"""What a rank is doing: one table of phases, and the pulse that shows the present one.
 
-The heartbeat asks how long a phase may last, the benchmark adds up the seconds of each, the plan
-notes when parts of the gradient are complete. All of them read this one table.
+The heartbeat reads how long a phase may last, the benchmark adds up the seconds of each, the plan
+notes when parts of the gradient are complete. A new phase is one entry of this table.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Is every rank still the same? Hashes compared over the ranks; a difference stops the run."""
+"""Check that all ranks hold the same bits: hashes are compared, a difference stops the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,24 +14,34 @@ from ddpbp.errors import OutOfStep
 def require_equal(world: World, what: str, value: str, advice: str) -> None:
     """Stop unless all ranks hold the same `value`.
 
+    Parameters
+    ----------
+    world : World
+    what : str
+        What is compared; the message begins with it.
+    value : str
+        This rank's, usually a hash.
+    advice : str
+        What the user can do; the message ends with it.
+
     Raises
     ------
     OutOfStep
         On every rank: names the ranks and hosts that differ from the most common value.
     """
-    found = world.all_gather_object((value, world.host))
-    if len({v for v, _ in found}) == 1:
+    everyone = world.all_gather_object((value, world.host))
+    values = [v for v, _ in everyone]
+    if len(set(values)) == 1:
         return
-    values = [v for v, _ in found]
     usual = max(values, key=values.count)
     others = [
-        f"rank {rank} on {host} ({v[:12]})" for rank, (v, host) in enumerate(found) if v != usual
+        f"rank {rank} on {host} ({v[:12]})" for rank, (v, host) in enumerate(everyone) if v != usual
     ]
     raise OutOfStep(f"{what}: {', '.join(others)} differ from the rest ({usual[:12]}); {advice}")
 
 
 def require_in_step(world: World, step: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Stop unless all ranks hold the same bits in every tensor; costs one tiny exchange.
+    """Stop unless all ranks hold the same bits in every tensor; costs one exchange of 8 bytes.
 
     Raises
     ------

@@ -1,111 +1,79 @@
-"""Does every rank answer, and get on? MPI would wait for ever; a thread of each process looks.
+"""Watch that every rank responds and makes progress: MPI itself would wait forever.
 
-Every process is connected to rank 0 by TCP and says now and then what it is doing; rank 0 answers.
-A connection that breaks is a process that died, silence is one that is stopped or cut off. A rank
-that answers but neither gets on nor waits for others is stuck. It is named, and all end: with exit
-code 4, or 1 after a death.
+Every process has a thread for this, connected to rank 0 by TCP. About once a second it reports what
+its ranks are doing, and rank 0 answers. A broken connection means that a process died; silence,
+that it is stopped or cut off. A rank that responds but neither makes progress nor waits for others
+is stuck. The rank at fault is named and all ranks end, with exit code 1 after a death, otherwise 4.
 """
 
 import contextlib
-import fcntl
-import json
 import os
 import selectors
 import socket
-import struct
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
-from ddpbp.base.phases import PHASES, START
+from ddpbp.comm.peers import Beat, Fault, Peer, connect
 from ddpbp.comm.world import World
 
-CONNECT_SECONDS = 5.0
-# A slow phase, and the first step, may take this many times longer without visible progress; the
-# first step is over at this much progress.
-SLOW = 10.0
-SLOW_UNTIL = 8
-# A process that is told to end leaves rank 0 this time to speak, and the launcher to end it.
+# A process that is told to end first gives rank 0 this time to report, and the launcher to end it.
 GRACE_SECONDS = 3.0
-# The most that this thread waits for the interpreter: MPICH kills all within
-# milliseconds after a death.
+# The longest wait of this thread for the interpreter's lock: after a death, MPICH kills all
+# processes within milliseconds.
 SWITCH_SECONDS = 5e-4
 
-Fault = dict[str, Any]
+
+class Verdict(NamedTuple):
+    """The faults, and the processes whose stacks show why."""
+
+    faults: list[Fault]
+    at_fault: list[Peer]
 
 
-class _Peer:
-    """A process as another one sees it; `beats` has one entry for each of its ranks."""
+def silent(
+    peers: list[Peer], now: float, stall_seconds: float, extra_seconds: float
+) -> Verdict | None:
+    """Name the processes that have not answered for too long."""
+    faults = []
+    for peer in peers:
+        if peer.silent(now, stall_seconds, extra_seconds):
+            seconds = now - peer.heard_seconds
+            what = f"has not answered for {seconds:.0f} s (stopped, or cut off)"
+            faults.append(peer.fault(0, what, 4))
+    return Verdict(faults, []) if faults else None
 
-    def __init__(self, rank: int, host: str, connection: socket.socket | None) -> None:
-        self.rank, self.host, self.connection = rank, host, connection
-        self.heard_seconds = time.monotonic()
-        self.left = False
-        self.beats: list[tuple[int, str, int, int]] = []  # step, phase, progress, waits
-        self.moved_seconds: list[float] = []
-        self._rest = b""
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send without waiting; who cannot be reached will be missed soon enough."""
-        if self.connection:
-            with contextlib.suppress(OSError):
-                self.connection.send(json.dumps(message).encode() + b"\n")
+def stuck(
+    peers: list[Peer], now: float, stall_seconds: float, *, all_watched: bool
+) -> Verdict | None:
+    """Name the ranks that make no progress.
 
-    def receive(self) -> list[dict[str, Any]]:
-        """Return the messages that have come.
+    A rank that waits for others is not at fault. If all ranks wait, those at the first step are.
 
-        Raises
-        ------
-        ConnectionError
-            If the other side is gone.
-        """
-        assert self.connection
-        try:
-            found = self.connection.recv(2**16)
-        except BlockingIOError:
-            return []
-        if not found:
-            raise ConnectionResetError
-        *lines, self._rest = (self._rest + found).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def update(self, beats: list[tuple[int, str, int, int]], now: float) -> None:
-        """Take note of what its ranks are doing."""
-        self.heard_seconds = now
-        if len(beats) != len(self.beats):
-            self.beats, self.moved_seconds = beats, [now] * len(beats)
-        for i, (before, beat) in enumerate(zip(self.beats, beats, strict=True)):
-            if beat[2] != before[2]:
-                self.moved_seconds[i] = now
-        self.beats = beats
-
-    def stands(self, i: int, now: float, stall_seconds: float) -> bool:
-        """Tell whether its rank i has not got on for too long."""
-        _, phase, progress, _ = self.beats[i]
-        slow = PHASES[phase].slow or progress < SLOW_UNTIL
-        return now - self.moved_seconds[i] > stall_seconds * (SLOW if slow else 1.0)
-
-    def waits(self, i: int) -> bool:
-        """Tell whether its rank i waits for others."""
-        return bool(self.beats[i][3]) or PHASES[self.beats[i][1]].waits
-
-    def fault(self, i: int, what: str, code: int) -> Fault:
-        """Describe a fault of its rank i."""
-        step, phase = self.beats[i][:2] if self.beats else (0, START.name)
-        rank = self.rank * max(1, len(self.beats)) + i
-        cause = f"rank {rank} on {self.host} {what}; last seen at step {step}, phase {phase}"
-        return {
-            "rank": rank,
-            "host": self.host,
-            "step": step,
-            "phase": phase,
-            "cause": cause,
-            "exit_code": code,
-        }
+    Parameters
+    ----------
+    peers : list of Peer
+    now, stall_seconds : float
+    all_watched : bool
+        Whether `peers` are all processes, so that no other one can be the reason.
+    """
+    ranks = [(peer, i) for peer in peers for i in range(len(peer.beats))]
+    stalled = [(peer, i) for peer, i in ranks if peer.stalled(i, now, stall_seconds)]
+    named = [(peer, i) for peer, i in stalled if not peer.waits(i)]
+    what = "has made no progress for {:.0f} s"
+    if all_watched and len(stalled) == len(ranks) and not named:
+        first = min(peer.beats[i].step for peer, i in ranks)
+        named = [(peer, i) for peer, i in ranks if peer.beats[i].step == first]
+        what = "has waited for {:.0f} s, as all others do (a lost message, or a network failure?)"
+    if not named:
+        return None
+    faults = [peer.fault(i, what.format(now - peer.moved_seconds[i]), 4) for peer, i in named]
+    return Verdict(faults, [peer for peer, _ in named])
 
 
 class Heartbeat:
@@ -114,27 +82,27 @@ class Heartbeat:
     Parameters
     ----------
     world : World
-        Of the processes; `world.pulses` tells what the ranks in one are doing.
+        Of the processes; `world.pulses` shows what the ranks in this one are doing.
     stall_seconds : float
-        0 is off.
+        The limit for silence and for a standstill; 0 turns the heartbeat off.
     leave : callable
-        Called with the fault (rank, host, step, phase, cause, exit_code) before the process ends;
-        tells whether this one is the first to notice it, and so shall say it.
+        Called with the fault (rank, host, step, phase, cause, exit_code) before this process ends.
+        Returns whether this process is the first to report one, and so shall print it.
 
     Attributes
     ----------
     notes : list of str
-        Rank 0: to be said once.
+        What rank 0 should print once.
     """
 
     def __init__(self, world: World, stall_seconds: float, leave: Callable[[Fault], bool]) -> None:
         self._world, self._stall_seconds, self._leave = world, stall_seconds, leave
         self._interval_seconds = min(1.0, stall_seconds / 5)
-        # Simulated ranks are one process: there is nobody else to answer.
+        # Simulated ranks are one process: there is no other to watch.
         processes = world.shares_memory or world.survives
         self._on = stall_seconds > 0 and world.world_size > 1 and processes
-        self._me = _Peer(world.rank, world.host, None)
-        self._peers: list[_Peer] = []  # of rank 0: all others; of the others: rank 0
+        self._me = Peer(world.rank, world.host, None)
+        self._peers: list[Peer] = []  # on rank 0 all others; on the others rank 0
         self._stacks: dict[int, str] = {}
         self._ending = False
         self.notes: list[str] = []
@@ -144,7 +112,11 @@ class Heartbeat:
             self._selector = selectors.DefaultSelector()
             self._end, end = socket.socketpair()
             self._selector.register(end, selectors.EVENT_READ)
-            self._connect()
+            self._peers, self.notes = connect(self._world)
+            for peer in self._peers:
+                assert peer.connection
+                peer.connection.setblocking(False)
+                self._selector.register(peer.connection, selectors.EVENT_READ, peer)
             self._thread = threading.Thread(target=self._run, name="ddpbp heartbeat", daemon=True)
             self._thread.start()
             self._switch_seconds = sys.getswitchinterval()
@@ -160,7 +132,7 @@ class Heartbeat:
         if not self._on:
             return
         try:
-            if kind is None:  # nobody shall be missed because it is done already
+            if kind is None:  # leave together, or a process that is done early would be missed
                 self._world.all_gather_object(None)
         finally:
             self._stop()
@@ -171,63 +143,12 @@ class Heartbeat:
         self._thread.join()
         for peer in self._peers:
             peer.send({"bye": True})
-            if peer.connection:  # closed with something unread, it would be reset, the word lost
+            if peer.connection:  # unread data would reset the connection and drop the message
                 with contextlib.suppress(OSError):
                     peer.receive()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
-
-    # --- connections -----------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        """Connect all processes to rank 0; note those that cannot be."""
-        world = self._world
-        if world.rank == 0:
-            with socket.create_server(("", 0), backlog=world.world_size) as server:
-                offer = ([*_addresses(), world.host], server.getsockname()[1], os.urandom(16).hex())
-                world.broadcast(offer)
-                end = time.monotonic() + CONNECT_SECONDS + 1.0
-                while len(self._peers) < world.world_size - 1 and time.monotonic() < end:
-                    server.settimeout(max(0.01, end - time.monotonic()))
-                    with contextlib.suppress(OSError, ValueError, KeyError):
-                        self._accept(server, offer[2])
-        else:
-            addresses, port, token = world.broadcast(None)
-            for address in addresses:
-                with contextlib.suppress(OSError, ValueError):
-                    self._call(address, port, token, CONNECT_SECONDS / len(addresses))
-                    break
-        for peer in self._peers:
-            assert peer.connection
-            peer.connection.setblocking(False)
-            self._selector.register(peer.connection, selectors.EVENT_READ, peer)
-        found = world.all_gather_object((world.host, world.rank == 0 or bool(self._peers)))
-        missing = [f"rank {r} on {host}" for r, (host, there) in enumerate(found) if not there]
-        if missing:
-            self.notes.append(
-                f"{', '.join(missing)} cannot reach rank 0 by TCP, so a stall there is not seen"
-            )
-
-    def _accept(self, server: socket.socket, token: str) -> None:
-        connection, _ = server.accept()
-        connection.settimeout(1.0)
-        hello = json.loads(_line(connection))
-        if hello["token"] != token:
-            connection.close()
-            return
-        connection.sendall(json.dumps({"token": token, "host": self._world.host}).encode() + b"\n")
-        self._peers.append(_Peer(hello["rank"], hello["host"], connection))
-
-    def _call(self, address: str, port: int, token: str, seconds: float) -> None:
-        connection = socket.create_connection((address, port), timeout=seconds)
-        hello = {"token": token, "rank": self._world.rank, "host": self._world.host}
-        connection.sendall(json.dumps(hello).encode() + b"\n")
-        answer = json.loads(_line(connection))
-        if answer["token"] != token:  # the rank 0 of another job
-            connection.close()
-            raise ValueError
-        self._peers.append(_Peer(0, answer["host"], connection))
 
     # --- the thread ------------------------------------------------------------------------------
 
@@ -241,17 +162,17 @@ class Heartbeat:
             now = time.monotonic()
             if now - looked_seconds < self._interval_seconds:
                 continue
-            beats = [(p.step, p.phase.name, p.progress, p.waits) for p in self._world.pulses]
+            beats = [Beat(p.step, p.phase.name, p.progress, p.waits) for p in self._world.pulses]
             self._me.update(beats, now)
             for peer in self._peers:
                 peer.send({"beats": beats})
                 if now - looked_seconds > 3 * self._interval_seconds + 1.0:
-                    peer.update(peer.beats, now)  # it was this process that did not run
-                    peer.moved_seconds = [now] * len(peer.beats)
+                    peer.excuse(now)  # it was this process that did not run
             looked_seconds = now
             self._judge(now)
 
-    def _hear(self, peer: _Peer) -> None:
+    def _hear(self, peer: Peer) -> None:
+        """Read the messages of a peer and act on them."""
         try:
             messages = peer.receive()
         except (ConnectionError, TimeoutError):
@@ -259,15 +180,14 @@ class Heartbeat:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             peer.connection = None
-            # The others of a world that survives learn it from MPI, or else miss it by its silence.
+            # In a world that survives, MPI reports the death, or else the silence is noticed.
             if not peer.left and not self._ending and not self._world.survives:
-                self._finish(
-                    [peer.fault(0, "has ended without a word (killed? out of memory?)", 1)], []
-                )
+                what = "exited without saying why (killed? out of memory?)"
+                self._finish(Verdict([peer.fault(0, what, 1)], []))
             return
         for message in messages:
             if "beats" in message:
-                peer.update([tuple(beat) for beat in message["beats"]], time.monotonic())
+                peer.update([Beat(*beat) for beat in message["beats"]], time.monotonic())
             elif "bye" in message:
                 peer.left = True
             elif "end" in message:
@@ -279,100 +199,59 @@ class Heartbeat:
                 self._stacks[peer.rank] = message["stack"]
 
     def _judge(self, now: float) -> None:
-        """End all if somebody is silent, or stuck."""
+        """End all ranks if one is silent or stuck."""
         watched = [peer for peer in self._peers if not peer.left]
-        extra = 2 * self._interval_seconds if self._world.rank else 0.0  # rank 0 shall speak first
-        faults = []
-        for peer in watched:
-            # Code that loads data may keep the interpreter to itself.
-            loads = not peer.beats or peer.beats[0][1] == START.name
-            silence_seconds = now - peer.heard_seconds
-            if silence_seconds > self._stall_seconds * (SLOW if loads else 1.0) + extra:
-                what = f"has not answered for {silence_seconds:.0f} s (stopped, or cut off)"
-                faults.append(peer.fault(0, what, 4))
-        if faults:
-            self._finish(faults, [])
+        # Rank 0 names the fault; the others wait longer for it before they do.
+        extra_seconds = 2 * self._interval_seconds if self._world.rank else 0.0
+        if verdict := silent(watched, now, self._stall_seconds, extra_seconds):
+            self._finish(verdict)
         if self._world.rank:
             return
         if any(now - peer.heard_seconds > 3 * self._interval_seconds for peer in watched):
-            return  # it may become a silent one: others then only wait for it
-        ranks = [(p, i) for p in (self._me, *watched) for i in range(len(p.beats))]
-        stuck = [
-            (peer, i)
-            for peer, i in ranks
-            if peer.stands(i, now, self._stall_seconds) and not peer.waits(i)
-        ]
-        what = "does not get on"
-        everybody = len(watched) == self._world.world_size - 1
-        if everybody and all(
-            p.waits(i) and p.stands(i, now, self._stall_seconds) for p, i in ranks
+            return  # it may be about to count as silent, and the others merely wait for it
+        all_watched = len(watched) == self._world.world_size - 1
+        if verdict := stuck(
+            [self._me, *watched], now, self._stall_seconds, all_watched=all_watched
         ):
-            first = min(peer.beats[i][0] for peer, i in ranks)
-            stuck = [(peer, i) for peer, i in ranks if peer.beats[i][0] == first]
-            what = "waits like all others (a lost message, or a network that is cut?)"
-        if stuck:
-            faults = [
-                p.fault(i, f"{what}, for {now - p.moved_seconds[i]:.0f} s now", 4) for p, i in stuck
-            ]
-            self._finish(faults, [peer for peer, _ in stuck])
+            self._finish(verdict)
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def _finish(self, faults: list[Fault], stuck: list[_Peer]) -> NoReturn:
-        """Say who is at fault, if no other process has, and end all."""
+    def _finish(self, verdict: Verdict) -> NoReturn:
+        """Print the faults, if no other process has, and end all ranks."""
         self._ending = True
+        faults, at_fault = verdict
         code = faults[0]["exit_code"]
         first = self._leave({**faults[0], "cause": "; ".join(f["cause"] for f in faults)})
-        if self._me in stuck:
+        if self._me in at_fault:
             self._stacks[0] = _stacks()
         for peer in self._peers:
-            peer.send({"end": code, "stack": peer in stuck})
+            peer.send({"end": code, "stack": peer in at_fault})
         end = time.monotonic() + 1.0
-        while len(self._stacks) < len(set(stuck)) and time.monotonic() < end:
+        while len(self._stacks) < len(set(at_fault)) and time.monotonic() < end:
             for key, _ in self._selector.select(0.1):
                 if key.data is not None:
                     self._hear(key.data)
         if first:
             text = "".join(f"ddpbp: {fault['cause']}\n" for fault in faults)
             for rank, stacks in self._stacks.items():
-                text += f"ddpbp: process of rank {rank} stands here:\n{stacks}"
+                text += f"ddpbp: stacks of the process of rank {rank}:\n{stacks}"
             sys.stdout.flush()
             sys.stderr.write(text)
             sys.stderr.flush()
-            time.sleep(0.2)  # the launcher has to pass it on before it hears of the end
+            time.sleep(0.2)  # the launcher needs time to forward it before it ends the job
         if code != 4:  # after a death most launchers end the job themselves
             time.sleep(GRACE_SECONDS)
         threading.Timer(1.0, os._exit, (code,)).start()
-        self._world.abort(code)  # exiting alone would mix the codes of those the launcher kills
+        self._world.abort(code)  # an exit alone would be mixed with the codes of killed ranks
         os._exit(code)
 
 
-def _line(connection: socket.socket) -> bytes:
-    found = b""
-    while not found.endswith(b"\n"):
-        if not (more := connection.recv(1)):
-            raise ConnectionResetError
-        found += more
-    return found
-
-
 def _stacks() -> str:
-    """Return where the threads of this process are, but for those that watch."""
+    """Return the stacks of the threads of this process, without those that watch."""
     frames = sys._current_frames()
     return "".join(
         f"  {thread.name}:\n" + "".join(traceback.format_stack(frames[thread.ident]))
         for thread in threading.enumerate()
         if thread.ident in frames and not thread.name.startswith("ddpbp ")
     )
-
-
-def _addresses() -> list[str]:
-    """List the IPv4 addresses of this machine, its own for itself last."""
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                request = struct.pack("256s", name.encode()[:15])
-                answer = fcntl.ioctl(any_, 0x8915, request)  # SIOCGIFADDR
-                found.append(socket.inet_ntoa(answer[20:24]))
-    return sorted(found, key=lambda address: address.startswith("127."))

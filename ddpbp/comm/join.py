@@ -1,4 +1,4 @@
-"""Which world a process belongs to: what its launcher's environment says."""
+"""Which world a process belongs to, according to the environment its launcher gave it."""
 
 import os
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from ddpbp.comm.world import World
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """Tell (rank, ranks) if a launcher started this process; ranks 0 if it does not say.
+    """Return (rank, number of ranks) if a launcher started this process, else None.
 
-    A Slurm allocation alone is no launch: its batch shell knows SLURM_NTASKS too, only a step
-    (srun) numbers its tasks by SLURM_STEP_NUM_TASKS.
+    The number is 0 if the launcher does not state it. A Slurm allocation alone is no launch: its
+    batch shell has SLURM_NTASKS too, but only a step (srun) has SLURM_STEP_NUM_TASKS.
     """
     for rank, size in (
         ("PMI_RANK", "PMI_SIZE"),
@@ -27,15 +27,21 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | N
 
 
 def join(*, mpi: bool | None = None) -> World:
-    """Return the world this process belongs to.
+    """Return the world of this process.
 
     Parameters
     ----------
     mpi : bool, optional
-        True asks for MPI, False for one process; None looks whether a launcher started it.
+        True for the ranks of an MPI job, False for one process alone; by default MPI if a
+        launcher started this process.
+
+    Raises
+    ------
+    ConfigError
+        If there is no MPI library, or it is not the launcher's.
     """
-    found = launched()
-    if mpi is False or (mpi is None and found is None):
+    place = launched()
+    if mpi is False or (mpi is None and place is None):
         return World()
-    expected = found[1] if found else 0
+    _, expected = place or (0, 0)
     return MpiWorld(expected or None)

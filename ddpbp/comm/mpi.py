@@ -1,4 +1,4 @@
-"""The ranks of an MPI job. Only this module imports mpi4py, and only when a world is made."""
+"""The ranks of an MPI job. Only this module imports mpi4py, and only when it is called."""
 
 import os
 import re
@@ -14,12 +14,17 @@ from ddpbp.errors import ConfigError, DdpbpError
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
+ANOTHER_MPI = (
+    "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
+    "environment (its bin folder), or install the matching library"
+)
+
 
 def _waiting(method: Call) -> Call:
-    """Mark a method of a world as one in which a rank waits for others."""
+    """Mark a method in which a rank waits for others: its pulse shows it, a death is `Lost`."""
 
     @wraps(method)
-    def marked(world: "World", *arguments: Any) -> Any:
+    def marked(world: "MpiWorld", *arguments: Any) -> Any:
         world.pulse.waits += 1
         try:
             return method(world, *arguments)
@@ -37,9 +42,19 @@ class MpiWorld(World):
     Parameters
     ----------
     expected : int or None
-        The number of ranks that the launcher's environment speaks of.
-    machine : int, optional
-        The node this rank shall believe to be on; by default those that can share memory are one.
+        The number of ranks according to the launcher's environment.
+    as_host : int, optional
+        Act as if this rank were on the host of this number; by default the ranks that can share
+        memory are on one host.
+
+    Attributes
+    ----------
+    library : str
+        The name and version of the MPI library.
+    local_comm : Any
+        The MPI communicator of the ranks of this host.
+    losses : tuple of exception types
+        What MPI raises when another rank died; none unless the world survives.
 
     Raises
     ------
@@ -47,69 +62,77 @@ class MpiWorld(World):
         If there is no MPI library, or it is not the launcher's.
     """
 
-    def __init__(self, expected: int | None, machine: int | None = None) -> None:
+    shares_memory = True
+    losses: tuple[type[BaseException], ...] = ()
+
+    def __init__(self, expected: int | None, as_host: int | None = None) -> None:
         super().__init__()
-        library = mpi_library()
+        self.library = mpi_library()
         from mpi4py import MPI
 
-        another = (
-            "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
-            "environment (its bin folder), or install the matching library"
-        )
-        by_open_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ and "PMI_RANK" not in os.environ
-        if by_open_mpi and "Open MPI" not in library:  # its MPI_Init would end the process
-            raise ConfigError(f"started by Open MPI's mpirun, but MPI is {library}: {another}")
         fault_tolerant = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
-        if fault_tolerant:  # else MPI_Finalize now and then waits for the dead, for ever
-            os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
-        if not MPI.Is_initialized():
-            # MPICH takes SIGUSR1 for itself; a request that comes meanwhile would be lost.
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-            with warnings.catch_warnings(action="ignore"):  # the fault it warns of is told below
-                MPI.Init_thread()
-            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+        self._start_library(fault_tolerant=fault_tolerant)
         comm: MPI.Intracomm = MPI.COMM_WORLD
         if expected is not None and expected != comm.size:
             raise ConfigError(
-                f"the launcher started {expected} ranks, but MPI ({library}) sees {comm.size}: "
-                f"{another}"
+                f"the launcher started {expected} ranks, but MPI ({self.library}) sees "
+                f"{comm.size}: {ANOTHER_MPI}"
             )
-        if machine is None:
+        if as_host is None:
             local = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
         else:
-            local = MPI.Intracomm(comm.Split(machine, comm.rank))
+            local = MPI.Intracomm(comm.Split(as_host, comm.rank))
         leader = local.bcast(comm.rank)
         places = comm.allgather((leader, local.rank))
         order = sorted(places)
-        if order != places:  # a node's ranks shall follow each other
+        if order != places:  # number the ranks host by host
             comm = MPI.Intracomm(comm.Split(0, order.index(places[comm.rank])))
-        self.local_comm, self.library = local, library
+        self.local_comm = local
         self._take_places(comm, [leader for leader, _ in order])
         self._barrier: Callable[[], object] = local.Barrier
-        self._lane_comm = comm.Split(self.lane if self.lane >= 0 else MPI.UNDEFINED, self.node)
+        lane = self.lane if self.lane >= 0 else MPI.UNDEFINED
+        self._lane_comm = comm.Split(lane, self.host_index)
         if fault_tolerant:
             self.survives, self.losses = True, (MPI.Exception,)
-            self.shares_memory = False  # who waits there would wait for the dead
+            self.shares_memory = False  # a barrier in memory would wait for the dead forever
 
-    shares_memory = True
+    def _start_library(self, *, fault_tolerant: bool) -> None:
+        """Initialize MPI, unless it is already; refuse the launcher of another library."""
+        from mpi4py import MPI
+
+        by_open_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ and "PMI_RANK" not in os.environ
+        if by_open_mpi and "Open MPI" not in self.library:  # its MPI_Init would end the process
+            raise ConfigError(
+                f"started by Open MPI's mpirun, but MPI is {self.library}: {ANOTHER_MPI}"
+            )
+        if fault_tolerant:  # otherwise MPI_Finalize sometimes waits for the dead forever
+            os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
+        if MPI.Is_initialized():
+            return
+        # MPICH installs a handler for SIGUSR1. A request to save that arrives meanwhile must not
+        # be lost, so the signal is held back until the handler is ours again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        with warnings.catch_warnings(action="ignore"):  # the number of ranks is checked by us
+            MPI.Init_thread()
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 
     def _take_places(self, comm: Any, homes: list[int]) -> None:
-        """Take the place that `comm` gives, whose ranks are on the nodes `homes`."""
+        """Take this rank's place in `comm`; `homes` has a number for the host of each rank."""
         self.comm, self._homes = comm, homes
         self.rank, self.world_size = comm.rank, comm.size
-        home, nodes = homes[comm.rank], sorted(set(homes))
-        self.node, self.node_count = nodes.index(home), len(nodes)
-        self.node_sizes = tuple(homes.count(node) for node in nodes)
+        home, hosts = homes[comm.rank], sorted(set(homes))
+        self.host_index, self.host_count = hosts.index(home), len(hosts)
+        self.host_sizes = tuple(homes.count(host) for host in hosts)
         self.local_rank, self.local_size = homes[: comm.rank].count(home), homes.count(home)
-        self.lane_count = min(self.node_sizes)
+        self.lane_count = min(self.host_sizes)
         self.lane = self.local_rank if self.local_rank < self.lane_count else -1
 
     def settle(self, *, whole: bool) -> bool:
         if not self.survives:
             return True
         if not whole:
-            self.comm.Revoke()  # nobody shall wait any more for what will not come
+            self.comm.Revoke()  # ends every wait of another rank for a message that cannot come
         try:
             if self.comm.Agree(int(whole)):
                 return True
@@ -120,19 +143,20 @@ class MpiWorld(World):
         self.lost = tuple(sorted({*range(self.world_size)} - {*ranks}))
         self._take_places(comm, [self._homes[rank] for rank in ranks])
         if not self.lost:
-            raise DdpbpError(f"MPI ({self.library}) failed, though no rank is gone; start again")
+            raise DdpbpError(f"MPI ({self.library}) failed although no rank died; start again")
         self.pulses = [self.pulse]
-        self.local_comm, self._barrier = comm, comm.Barrier  # used by a process alone at most
+        # Used only by the threads of a process that is the last one: others share no memory.
+        self.local_comm, self._barrier = comm, comm.Barrier
         return False
 
     def start_local_barrier(self) -> Request:
         return self.local_comm.Ibarrier()
 
-    def start_send(self, send: Array, node: int, tag: int) -> Request:
-        return self._lane_comm.Isend(send, node, tag)
+    def start_send(self, send: Array, host_index: int, tag: int) -> Request:
+        return self._lane_comm.Isend(send, host_index, tag)
 
-    def start_receive(self, receive: Array, node: int, tag: int) -> Request:
-        return self._lane_comm.Irecv(receive, node, tag)
+    def start_receive(self, receive: Array, host_index: int, tag: int) -> Request:
+        return self._lane_comm.Irecv(receive, host_index, tag)
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
         from ddpbp.comm.shared_memory import make_barrier, map_pages
@@ -163,12 +187,12 @@ class MpiWorld(World):
         return self.comm.bcast(value, root)
 
     def abort(self, code: int) -> None:
-        time.sleep(0.2)  # the launcher has to pass on what was said before it hears of the end
+        time.sleep(0.2)  # the launcher needs time to forward our output before it ends the job
         self.comm.Abort(code)
 
 
 def mpi_library() -> str:
-    """Load the MPI library without starting it; return its name.
+    """Load the MPI library without initializing it; return its name and version.
 
     Raises
     ------
@@ -178,7 +202,7 @@ def mpi_library() -> str:
     try:
         import mpi4py
 
-        mpi4py.rc(initialize=False, finalize=True)  # first see whose library it is
+        mpi4py.rc(initialize=False, finalize=True)  # first check whose library it is
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigError(

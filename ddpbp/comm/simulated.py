@@ -9,13 +9,14 @@ from ddpbp.comm.world import Array, World
 
 
 class _Hub:
-    """Where simulated ranks meet: they run one at a time, in turn."""
+    """The meeting point of simulated ranks, which run one at a time, in turn."""
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
         self.failed = False
         self._turn = 0
         self._condition = threading.Condition()
+        # Used in turn, because other ranks may still read the round before.
         self._rounds: tuple[list[Any], list[Any]] = ([None] * world_size, [None] * world_size)
 
     def wait_for_turn(self, rank: int) -> None:
@@ -35,7 +36,7 @@ class _Hub:
             self._condition.notify_all()
 
     def exchange(self, rank: int, count: int, value: Any) -> list[Any]:
-        values = self._rounds[count % 2]  # the others may still read those of the round before
+        values = self._rounds[count % 2]
         values[rank] = value
         self.pass_turn(rank)
         self.wait_for_turn(rank)
@@ -43,18 +44,18 @@ class _Hub:
 
 
 class SimulatedWorld(World):
-    """One of several ranks that live in one process, in lockstep: for debuggers and tests."""
+    """One of several ranks that live in one process, in lockstep."""
 
     def __init__(self, rank: int, hub: _Hub) -> None:
         super().__init__()
         self.rank, self.world_size = rank, hub.world_size
         self.local_rank, self.local_size = rank, hub.world_size
-        self.node_sizes = (hub.world_size,)
+        self.host_sizes = (hub.world_size,)
         self._hub, self._count = hub, 0
 
     def all_gather_object(self, value: Any) -> list[Any]:
         self._count += 1
-        message = pickle.dumps(value)  # as over MPI: nobody gets hold of another's arrays
+        message = pickle.dumps(value)  # as with MPI, no rank receives another's own arrays
         return [pickle.loads(m) for m in self._hub.exchange(self.rank, self._count, message)]
 
     def all_gather(self, send: Array, receive: Array) -> None:

@@ -1,10 +1,9 @@
-"""Ranks as threads: one process uses its cores by running whole leaf chains side by side.
+"""Ranks as threads: one process uses several cores by computing several leaves at the same time.
 
-NumPy lets go of the interpreter's lock inside matrix products and long elementwise loops. A thread
-is a rank like any other, with leaves of its own; so the bits cannot differ.
+NumPy releases the interpreter's lock in matrix products and long elementwise loops. A thread is a
+rank like any other, with leaves of its own; so the bits cannot differ.
 """
 
-import mmap
 import os
 import pickle
 import threading
@@ -13,23 +12,24 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ddpbp.comm.shared_memory import whole_pages
 from ddpbp.comm.world import Array, Request, World
 
 Result = TypeVar("Result")
 
 
 class _Meeting:
-    """Where the threads of one process meet."""
+    """The meeting point of the threads of one process."""
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size)
-        # Two rounds in turn: the others may still read the round before.
+        # Used in turn, because other threads may still read the round before.
         self.rounds: tuple[list[Any], list[Any]] = ([None] * size, [None] * size)
         self.arrivals = [0] * size
 
 
 class _Arrival:
-    """A barrier of all threads of a node: thread 0 hears of the others, and speaks for them."""
+    """A barrier of all threads of a host. Thread 0 takes part for its process when all arrived."""
 
     def __init__(self, outer: World, thread: int, meeting: _Meeting) -> None:
         meeting.arrivals[thread] += 1
@@ -38,7 +38,7 @@ class _Arrival:
         self._request: Request | None = None
 
     def Test(self) -> bool:
-        if self._thread:  # those that have no lane need not know
+        if self._thread:  # has no lane, so nothing of it depends on the others' arrival
             return True
         if self._request is None:
             if min(self._meeting.arrivals) < self._count:
@@ -50,7 +50,7 @@ class _Arrival:
 class ThreadWorld(World):
     """One thread of a process that is itself one rank of an outer world.
 
-    Collectives meet inside the process first; thread 0 then speaks for all of them.
+    In a collective the threads of a process meet first; thread 0 then takes part for all of them.
     """
 
     shares_memory = True
@@ -63,8 +63,8 @@ class ThreadWorld(World):
         self.world_size = outer.world_size * size
         self.local_rank = outer.local_rank * size + thread
         self.local_size = outer.local_size * size
-        self.node, self.node_count = outer.node, outer.node_count
-        self.node_sizes = tuple(size * n for n in outer.node_sizes)
+        self.host_index, self.host_count = outer.host_index, outer.host_count
+        self.host_sizes = tuple(size * n for n in outer.host_sizes)
         self.lane, self.lane_count = -1 if thread else outer.lane, outer.lane_count
         self.shares_memory = outer.shares_memory or outer.world_size == 1
         if thread == 0:
@@ -83,40 +83,40 @@ class ThreadWorld(World):
             self.pulse.waits -= 1
         return list(values)
 
-    def _speak(self, values: list[Any], say: Callable[[list[Any]], Any]) -> Any:
-        """Let thread 0 say something to the outer world; return the answer to all threads."""
-        return self._exchange(say(values) if self._thread == 0 else None)[0]
+    def _by_thread_0(self, values: list[Any], call: Callable[[list[Any]], Any]) -> Any:
+        """Let thread 0 call the outer world; return the result to all threads."""
+        return self._exchange(call(values) if self._thread == 0 else None)[0]
 
     def local_barrier(self) -> None:
-        self._speak(self._exchange(None), lambda _: self._outer.local_barrier())
+        self._by_thread_0(self._exchange(None), lambda _: self._outer.local_barrier())
 
     def start_local_barrier(self) -> Request:
         return _Arrival(self._outer, self._thread, self._meeting)
 
-    def start_send(self, send: Array, node: int, tag: int) -> Request:
-        return self._outer.start_send(send, node, tag)
+    def start_send(self, send: Array, host_index: int, tag: int) -> Request:
+        return self._outer.start_send(send, host_index, tag)
 
-    def start_receive(self, receive: Array, node: int, tag: int) -> Request:
-        return self._outer.start_receive(receive, node, tag)
+    def start_receive(self, receive: Array, host_index: int, tag: int) -> Request:
+        return self._outer.start_receive(receive, host_index, tag)
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        message = pickle.dumps(value)  # as over MPI: nobody gets hold of another's arrays
-        said = self._speak(self._exchange(message), self._outer.all_gather_object)
-        return [pickle.loads(m) for process in said for m in process]
+        message = pickle.dumps(value)  # as with MPI, no rank receives another's own arrays
+        gathered = self._by_thread_0(self._exchange(message), self._outer.all_gather_object)
+        return [pickle.loads(m) for process in gathered for m in process]
 
     def all_gather(self, send: Array, receive: Array) -> None:
-        def say(values: list[Any]) -> Array:
+        def call(values: list[Any]) -> Array:
             mine = np.stack(values)
             every = np.empty((self._outer.world_size, *mine.shape), mine.dtype)
             self._outer.all_gather(mine, every)
             return every
 
-        receive[...] = self._speak(self._exchange(send), say).reshape(receive.shape)
+        receive[...] = self._by_thread_0(self._exchange(send), call).reshape(receive.shape)
 
     def all_to_all(self, send: Array, receive: Array) -> None:
         processes, size = self._outer.world_size, self._size
 
-        def say(values: list[Any]) -> Array:
+        def call(values: list[Any]) -> Array:
             # (from, process, to, ...) becomes (process, from, to, ...)
             mine = np.stack(values).reshape(size, processes, size, *send.shape[1:])
             mine = np.ascontiguousarray(mine.swapaxes(0, 1))
@@ -124,16 +124,16 @@ class ThreadWorld(World):
             self._outer.all_to_all(mine, every)
             return every
 
-        every = self._speak(self._exchange(send), say)
+        every = self._by_thread_0(self._exchange(send), call)
         receive[...] = every[:, :, self._thread].reshape(receive.shape)
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
-        each = -(-bytes_per_rank // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages leave no gaps
+        each = whole_pages(bytes_per_rank)  # so that no gaps lie between the processes
 
-        def say(_: list[Any]) -> tuple[Array | None, str]:
+        def call(_: list[Any]) -> tuple[Array | None, str]:
             return self._outer.share(each * self._size)
 
-        memory, reason = self._speak(self._exchange(None), say)
+        memory, reason = self._by_thread_0(self._exchange(None), call)
         if memory is not None:
             memory = memory.reshape(self.local_size, each)[:, :bytes_per_rank]
         return memory, reason
@@ -144,21 +144,21 @@ class ThreadWorld(World):
 
 
 def run(world: World, size: int, main: Callable[[World], Result]) -> Result:
-    """Run `main` on `size` threads at once, each a rank of its own; return what thread 0 returns.
+    """Run `main` on `size` threads, each a rank of its own; return the result of thread 0.
 
     The first exception of any thread ends all of them and is raised here.
     """
     if size == 1:
         return main(world)
     meeting = _Meeting(size)
-    teams = [ThreadWorld(world, thread, size, meeting) for thread in range(size)]
-    world.pulses = [team.pulse for team in teams]
+    ranks = [ThreadWorld(world, thread, size, meeting) for thread in range(size)]
+    world.pulses = [rank.pulse for rank in ranks]
     results: dict[int, Result] = {}
     faults: list[BaseException] = []
 
     def body(thread: int) -> None:
         try:
-            results[thread] = main(teams[thread])
+            results[thread] = main(ranks[thread])
         except BaseException as fault:
             if not (meeting.barrier.broken and isinstance(fault, SystemExit)):
                 faults.append(fault)
@@ -176,7 +176,7 @@ def run(world: World, size: int, main: Callable[[World], Result]) -> Result:
 
 
 def cores(world: World) -> int:
-    """Return the cores there are for each process of this node, bound to its own or sharing all."""
-    seen = world.all_gather_object((world.node, os.sched_getaffinity(0)))
-    together = set().union(*(cores for node, cores in seen if node == world.node))
+    """Return the number of cores for each process of this host, whether bound to them or not."""
+    allowed = world.all_gather_object((world.host_index, os.sched_getaffinity(0)))
+    together = set().union(*(cores for host, cores in allowed if host == world.host_index))
     return len(together) // world.local_size

@@ -1,4 +1,4 @@
-"""Sums of small vectors over leaves, such as losses and metrics: gathered, added by every rank."""
+"""The sum of small vectors over all leaves, such as losses and metrics."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,9 @@ from ddpbp.comm.world import World
 def tree_sum(
     world: World, leaf: Callable[[int], npt.NDArray[np.float64]], size: int
 ) -> npt.NDArray[np.float64]:
-    """Sum small vectors over leaves that are computed where they are owned.
+    """Sum a small vector over all leaves; each rank computes those of its own leaves.
+
+    All ranks receive all nodes and add them along the tree.
 
     Parameters
     ----------

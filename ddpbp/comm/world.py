@@ -1,6 +1,7 @@
-"""A world: the ranks of a run as one of them sees them, and the interface of all transports.
+"""The ranks of a run as one of them sees them: the interface of all worlds, and one process alone.
 
-This module imports no NumPy: its threads and kernel are settled after the settings were shared.
+This module does not import NumPy, whose threads and kernel are set only after rank 0 has sent the
+settings to all ranks.
 """
 
 import socket
@@ -11,60 +12,64 @@ from typing import Any, Protocol, TypeVar
 from ddpbp.base.phases import Pulse
 from ddpbp.errors import DdpbpError
 
-Array = Any  # any C-contiguous buffer with array syntax
+Array = Any  # a C-contiguous NumPy array
 Result = TypeVar("Result")
 
 
 class Request(Protocol):
-    """Something that goes on by itself, or while it is tested."""
+    """A communication in progress. It may advance only while it is tested."""
 
     def Test(self) -> bool:
-        """Tell whether it is done."""
+        """Return whether it is complete."""
 
 
-class Lost(Exception):  # noqa: N818 - what happened
-    """A rank is gone; the others have to agree on how they go on: `World.settle`."""
+class Lost(Exception):  # noqa: N818 - an event, not a mistake
+    """Another rank died. The ranks left must agree on how to continue: `World.settle`."""
 
 
 class World:
     """One process alone: the ordinary case, and the interface of all worlds.
 
+    Ranks are numbered host by host. Rank j of every host communicates with rank j of the others
+    on *lane* j, for as many lanes as the host with the fewest ranks has.
+
     Attributes
     ----------
     rank, world_size : int
-        This process among all, counted in (node, local rank) order.
-    node, node_count : int
-        The machine this rank runs on.
-    local_rank, local_size : int
-        This process among those of its node.
-    node_sizes : tuple of int
-        The number of ranks of each node.
-    lane, lane_count : int
-        Rank j of every node speaks for its node on lane j, as far as all nodes have a rank j; the
-        other ranks have lane -1.
+        This rank among all.
     host : str
-        The name of the machine.
+        The name of this rank's machine.
+    host_index, host_count : int
+        This rank's machine among all.
+    host_sizes : tuple of int
+        The number of ranks on each host.
+    local_rank, local_size : int
+        This rank among those of its host.
+    lane, lane_count : int
+        Ranks without a lane have lane -1.
     shares_memory : bool
-        Whether the ranks of a node are processes that can map the same memory.
+        The ranks of a host are separate processes that can map the same memory.
     survives : bool
-        Whether the other ranks live on when one dies: its loss is then raised as `Lost`.
+        The other ranks live on when one dies; its loss is then raised as `Lost`.
     lost : tuple of int
-        Those that are gone, as they were numbered before it became the world of those left.
+        The ranks that died, as numbered before this became the world of those left.
     pulse : Pulse
         What this rank is doing.
     pulses : list of Pulse
-        Those of all threads of this process that are ranks.
+        Those of all ranks that are threads of this process.
+    comm : Any
+        The MPI communicator of all ranks; None where there is none.
     """
 
+    rank, world_size = 0, 1
+    host_index, host_count = 0, 1
+    host_sizes: tuple[int, ...] = (1,)
+    local_rank, local_size = 0, 1
+    lane, lane_count = 0, 1
     shares_memory = False
     survives = False
-    losses: tuple[type[BaseException], ...] = ()  # what MPI raises then
     lost: tuple[int, ...] = ()
-    rank, world_size = 0, 1
-    node, node_count = 0, 1
-    local_rank, local_size = 0, 1
-    node_sizes: tuple[int, ...] = (1,)
-    lane, lane_count = 0, 1
+    comm: Any = None
 
     def __init__(self) -> None:
         self.host = socket.gethostname()
@@ -76,36 +81,37 @@ class World:
         receive[0] = send
 
     def all_to_all(self, send: Array, receive: Array) -> None:
-        """Copy `send[r]` of every rank to `receive[rank]` of rank r; blocks of equal size."""
+        """Copy `send[r]` of every rank to `receive[rank]` of rank r; all blocks have one size."""
         receive[0] = send[0]
 
     def local_barrier(self) -> None:
-        """Wait for all ranks of this node."""
+        """Wait until all ranks of this host are here."""
 
     def start_local_barrier(self) -> Request:
-        """Tell the ranks of this node that this one is here; done when all of them are.
+        """Announce this rank to the ranks of its host; complete when all have announced theirs.
 
-        What a rank wrote to shared memory before is seen by those whose request is done. Every
-        rank must test its request now and then.
+        A rank whose request is complete sees what the others wrote to shared memory before they
+        came. Every rank must test its request repeatedly.
         """
         raise NotImplementedError
 
-    def start_send(self, send: Array, node: int, tag: int) -> Request:
-        """Begin to send to the rank with the same lane on another node."""
+    def start_send(self, send: Array, host_index: int, tag: int) -> Request:
+        """Begin to send to the rank on the same lane of another host."""
         raise NotImplementedError
 
-    def start_receive(self, receive: Array, node: int, tag: int) -> Request:
-        """Begin to receive what that rank sends with this tag."""
+    def start_receive(self, receive: Array, host_index: int, tag: int) -> Request:
+        """Begin to receive what the rank on the same lane of another host sends with this tag."""
         raise NotImplementedError
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
-        """Return memory that all ranks of this node see, or None and the reason why not.
+        """Return memory that all ranks of this host can read and write.
 
         Returns
         -------
         memory : (local_size, bytes_per_rank) uint8 or None
-            None on all ranks of all nodes, if one of them could not have it.
+            None on all ranks of all hosts if one of them could not map it.
         reason : str
+            Why it is None.
         """
         import numpy as np
 
@@ -120,22 +126,23 @@ class World:
         return self.all_gather_object(value if self.rank == root else None)[root]
 
     def settle(self, *, whole: bool) -> bool:
-        """Agree on how a piece of work ended: all ranks come here, however it ended for them.
+        """Agree with all ranks on how a piece of work ended. Every rank calls this, in any case.
 
         Parameters
         ----------
         whole : bool
-            Whether this rank came to the end of it, and missed nobody.
+            Whether this rank finished its part and noticed no loss.
 
         Returns
         -------
         bool
-            Whether all ranks are there and say so; else this is now the world of those left.
+            Whether all ranks are alive and finished theirs. If not, this is now the world of the
+            ranks left.
 
         Raises
         ------
         DdpbpError
-            On every rank, if MPI failed though nobody is gone.
+            On every rank, if MPI failed although no rank died.
         """
         return True
 
@@ -145,7 +152,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make a fault of one rank the fault of all: run the block, then compare.
+        """Run the block, then raise an error of one rank on all ranks.
 
         Raises
         ------
@@ -160,26 +167,26 @@ class World:
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             fault = (DdpbpError, f"{error.strerror}{where}")
-        for rank, (host, found) in enumerate(self.all_gather_object((self.host, fault))):
-            if found is not None:
-                kind, message = found
+        for rank, (host, raised) in enumerate(self.all_gather_object((self.host, fault))):
+            if raised is not None:
+                kind, message = raised
                 raise kind(message if rank == 0 else f"rank {rank} on {host}: {message}")
 
 
 def outlive(world: World, main: Callable[[World], Result]) -> Result:
-    """Return what `main` does; each time ranks were lost, those who are left do it again.
+    """Return the result of `main`; each time ranks are lost, those left call it again.
 
     Raises
     ------
     DdpbpError
-        That of `main`, which has reached every rank.
+        From `main`, which raises it on every rank.
     """
     while True:
         fault: DdpbpError | Lost | None = None
         try:
             result = main(world)
-        except (DdpbpError, Lost) as found:
-            fault = found
+        except (DdpbpError, Lost) as error:
+            fault = error
         if world.settle(whole=not isinstance(fault, Lost)):
             if fault:
                 raise fault

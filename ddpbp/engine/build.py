@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpbp.base.rounding import WIRES
 from ddpbp.comm.all_reduce.choose import make_reducer
-from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.batches import Batches
@@ -32,13 +32,13 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     train = dataset.train
     network = make_network(config, train.x.shape[1], dataset.outputs)
     batches = make_batches(config, len(train), world.rank, world.world_size)
-    layout = make_layout(config, network, batches.leaf_counts)
+    payload = make_payload(config, network, batches.leaf_counts)
     return Parts(
         network=network,
         theta=initialize(network, config.model.initialization, config.seed),
         batches=batches,
         backprop=make_backprop(config, network, max(batches.capacity, batches.full_leaf)),
-        reducer=make_reducer(world, layout, notes.append),
+        reducer=make_reducer(world, payload, notes.append),
         optimizer=make_optimizer(config, network),
         learning_rate=make_learning_rate(config, batches.steps_per_epoch),
         notes=notes,
@@ -73,9 +73,9 @@ def make_batches(config: Config, examples: int, rank: int, world_size: int) -> B
     return Batches(examples, config.batch_size, config.leaf_size, config.seed, rank, world_size)
 
 
-def make_layout(config: Config, network: Network, leaf_counts: tuple[int, ...]) -> Layout:
+def make_payload(config: Config, network: Network, leaf_counts: tuple[int, ...]) -> Payload:
     """Return what is summed in a step: the gradient, and the loss beside it."""
-    return Layout(
+    return Payload(
         network.parameter_count,
         network.dtype,
         1,

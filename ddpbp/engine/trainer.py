@@ -130,7 +130,7 @@ class Trainer:
         self.enter(phases.DATA)
         load(self.backprop, self.data, batch.indices, batch.shapes)
         merges = self._merges[batch.leaf_count]
-        rows = self.reducer.nodes(batch.leaf_count)
+        rows = self.reducer.begin_step(batch.leaf_count)
 
         self.enter(phases.FORWARD)
         self.backprop.forward(self.theta, self.step, batch.first)
@@ -140,7 +140,7 @@ class Trainer:
             self.reducer.start(begin)  # what is complete travels while the rest is computed
             self._pulse.hand_over(begin)
         self.enter(phases.REDUCE)
-        reduced = self.reducer.finish(batch.leaf_count, self.request)
+        reduced = self.reducer.finish(self.request)
         self.agreed = reduced.signal
 
         loss = float(reduced.statistics[0]) / batch.examples

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ddpbp.comm import threads
-from ddpbp.comm.heartbeat import Fault, Heartbeat
+from ddpbp.comm.heartbeat import Heartbeat
 from ddpbp.comm.join import launched
+from ddpbp.comm.peers import Fault
 from ddpbp.comm.world import World, outlive
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset

@@ -17,7 +17,7 @@ import numpy as np
 
 from ddpbp.base.phases import PHASES, STEP, Observer, Phase, Pulse
 from ddpbp.comm.all_reduce.choose import make_reducer
-from ddpbp.comm.all_reduce.reducer import Layout
+from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.engine.build import make_trainer
@@ -162,19 +162,19 @@ def gemm(
 
 def all_reduce(world: World) -> list[dict[str, float]]:
     """Time the reduction of float32 vectors against `MPI.Allreduce` over sizes."""
-    comm = getattr(world, "comm", None)
+    comm = world.comm
     found = []
     for bytes_ in ALL_REDUCE_BYTES:
-        layout = Layout(bytes_ // 4, np.dtype(np.float32), 1, (world.world_size,))
-        reducer = make_reducer(world, layout)
+        payload = Payload(bytes_ // 4, np.dtype(np.float32), 1, (world.world_size,))
+        reducer = make_reducer(world, payload)
         reducer.node_grads[:] = 1.0
         out = np.ones(bytes_ // 4, np.float32)
         send = np.ones_like(out)
         repeats = max(5, min(500, 100_000_000 // bytes_))
 
         def ours(reducer: Any = reducer) -> None:
-            reducer.nodes(world.world_size)
-            reducer.finish(world.world_size)
+            reducer.begin_step(world.world_size)
+            reducer.finish()
 
         def theirs(send: Any = send, out: Any = out) -> None:
             assert comm is not None
@@ -205,7 +205,7 @@ def links(world: World) -> list[Link]:
     list of Link
         The same on every rank; none for one process.
     """
-    comm = getattr(world, "comm", None)
+    comm = world.comm
     if comm is None or world.world_size == 1:
         return []
     places = world.all_gather_object((world.local_rank, world.host))

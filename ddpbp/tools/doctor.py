@@ -164,7 +164,7 @@ def examine(
 def _ranks(world: World) -> str:
     if world.world_size == 1:
         return "1 rank"
-    hosts = "1 host" if world.node_count == 1 else f"{world.node_count} hosts"
+    hosts = "1 host" if world.host_count == 1 else f"{world.host_count} hosts"
     return f"{world.world_size} ranks on {hosts}"
 
 
@@ -305,36 +305,36 @@ def _reduction(trainer: Any) -> Row:
 
     from ddpbp.base import draws
 
-    world, reducer, layout = trainer.world, trainer.reducer, trainer.reducer.layout
+    world, reducer, payload = trainer.world, trainer.reducer, trainer.reducer.payload
 
     rounded = reducer.wire.round if reducer.wire else None
 
     def leaf(i: int) -> Any:  # one leaf's gradient, as a pattern that repeats
         key = draws.key(draws.CANARY, i)
-        values = draws.normal(key, np.arange(4_099, dtype=np.uint64)).astype(layout.dtype)
+        values = draws.normal(key, np.arange(4_099, dtype=np.uint64)).astype(payload.dtype)
         if rounded:
             rounded(values)
         return values
 
     seconds = 0.0
     wrong = 0
-    for size in layout.leaf_counts:
+    for size in payload.leaf_counts:
         start, stop = tree.deal(size, world.rank, world.world_size)
         merges, _ = tree.run_program(size, world.rank, world.world_size)
-        rows = reducer.nodes(size)
+        rows = reducer.begin_step(size)
         nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges, rounded)
         for row, node in zip(reducer.node_grads[rows], nodes, strict=True):
-            row[:] = np.resize(node, layout.length)
+            row[:] = np.resize(node, payload.length)
         reducer.node_statistics[rows] = 1.0
         world.all_gather_object(None)
         began = time.perf_counter()
         for begin, _, _ in reversed(trainer.network.spans):
             reducer.start(begin)
-        found = reducer.finish(size).grad
+        found = reducer.finish().grad
         seconds = time.perf_counter() - began
         whole, _ = tree.fold(((i, i + 1) for i in range(size)), size)
         (expected,) = tree.accumulate((leaf(i) for i in range(size)), whole, rounded)
-        wrong += int(np.count_nonzero(found != np.resize(expected, layout.length)))
+        wrong += int(np.count_nonzero(found != np.resize(expected, payload.length)))
     ranks = [rank for rank, bad in enumerate(world.all_gather_object(wrong)) if bad]
     if ranks:
         return Row(
@@ -346,15 +346,15 @@ def _reduction(trainer: Any) -> Row:
     return Row(
         "pass",
         "reduction",
-        f"{layout.length:,} numbers × {max(layout.leaf_counts)} leaves summed to the last bit "
+        f"{payload.length:,} numbers × {max(payload.leaf_counts)} leaves summed to the last bit "
         f"on {_ranks(world)}, {seconds * 1e3:.2f} ms",
     )
 
 
 def _cores(threads: int, world: World) -> Row:
-    mine = (world.host, world.node, frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1)
+    mine = (world.host, world.host_index, frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1)
     every = world.all_gather_object(mine)
-    for node in range(world.node_count):
+    for node in range(world.host_count):
         here = [place for place in every if place[1] == node]
         host, _, _, present = here[0]
         allowed = frozenset().union(*(cores for _, _, cores, _ in here))
@@ -375,7 +375,7 @@ def _cores(threads: int, world: World) -> Row:
 
 
 def _clock(world: World) -> Row:
-    if world.node_count == 1:
+    if world.host_count == 1:
         return Row("pass", "clock", "1 host, 1 clock")
     offsets = []
     for _ in range(5):
@@ -404,14 +404,14 @@ def _run_folder(output: Path, world: World) -> Row:
     probe = world.broadcast(probe)
     fault: str | None = None
     if world.local_rank == 0:
-        own, moved = probe / f"{world.node}.tmp", probe / str(world.node)
+        own, moved = probe / f"{world.host_index}.tmp", probe / str(world.host_index)
         try:
             _wait_for(probe)
             own.write_text(world.host)
             own.replace(moved)
         except OSError as error:
             fault = f"{world.host}: {error.strerror}"
-    every = world.all_gather_object((world.node, world.host, fault))
+    every = world.all_gather_object((world.host_index, world.host, fault))
     faults = [fault for _, _, fault in every if fault]
     if world.rank == 0:
         for node, host, fault in dict.fromkeys(every):
@@ -459,7 +459,7 @@ def _links(world: World) -> Row:
         f"at most {latency.latency_seconds * 1e6:.0f} µs ({latency.name}), "
         f"at least {slowest.bytes_per_second / 1e6:,.0f} MB/s ({slowest.name})"
     )
-    if slowest.bytes_per_second * 2 < fastest.bytes_per_second and world.node_count > 2:
+    if slowest.bytes_per_second * 2 < fastest.bytes_per_second and world.host_count > 2:
         return Row("warn", "links", text, f"{slowest.name} is slower than the others")
     slow = latency.latency_seconds > SLOW_LATENCY_SECONDS
     if slow or slowest.bytes_per_second < SLOW_BYTES_PER_SECOND:

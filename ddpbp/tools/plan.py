@@ -24,11 +24,11 @@ from ddpbp.base.blocks import BLOCK, blocks
 from ddpbp.base.phases import Pulse
 from ddpbp.comm import threads
 from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
-from ddpbp.comm.all_reduce.reducer import Layout, is_finite
+from ddpbp.comm.all_reduce.reducer import Payload, is_finite
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_layout, make_network, make_trainer
+from ddpbp.engine.build import make_network, make_payload, make_trainer
 from ddpbp.engine.data import open_dataset
 from ddpbp.errors import ConfigError
 from ddpbp.tools.bench import PhaseTimer, links, mpiexec, numbers, run_steps, seconds_of
@@ -139,7 +139,7 @@ def measure_compute(config: Config, dataset: Dataset, leaves: int, world: World)
 
 
 def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[int]) -> Machine:
-    layout = _layout(config, dataset)
+    payload = _payload(config, dataset)
     alone, together = {}, {}
     for count in leaves:
         together[count] = measure_compute(config, dataset, count, world)
@@ -147,8 +147,8 @@ def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[in
             alone[count] = measure_compute(config, dataset, count, World())
         _sleep_until_all_are_here(world)
     alone = world.broadcast(alone)
-    elements = min(layout.length, VECTOR_BYTES // layout.dtype.itemsize)
-    left, right = (np.ones(elements, layout.dtype) for _ in range(2))
+    elements = min(payload.length, VECTOR_BYTES // payload.dtype.itemsize)
+    left, right = (np.ones(elements, payload.dtype) for _ in range(2))
 
     def add() -> None:
         for a, b in blocks(left, right):
@@ -164,9 +164,9 @@ def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[in
         for call in (add, check)
     )
     barrier = seconds_of(world.local_barrier, 200) if world.local_size > 1 else 0.0
-    slowest = links(world) if world.node_count > 1 else []
+    slowest = links(world) if world.host_count > 1 else []
     machine = Machine(
-        Shape(world.node_count, max(world.node_sizes)),
+        Shape(world.host_count, max(world.host_sizes)),
         alone,
         together,
         max(world.all_gather_object(add_seconds)),
@@ -175,121 +175,121 @@ def _measure(config: Config, dataset: Dataset, world: World, leaves: Sequence[in
         max((link.latency_seconds for link in slowest), default=0.0),
         min((link.bytes_per_second for link in slowest), default=0.0),
     )
-    return _calibrated(machine, layout, world)
+    return _calibrated(machine, payload, world)
 
 
 def _sleep_until_all_are_here(world: World) -> None:
     """Wait for all ranks without taking the processor from the one that works."""
-    comm = getattr(world, "comm", None)
+    comm = world.comm
     if comm is not None:
         request = comm.Ibarrier()
         while not request.Test():
             time.sleep(0.005)
 
 
-def _layout(config: Config, dataset: Dataset) -> Layout:
+def _payload(config: Config, dataset: Dataset) -> Payload:
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
     leaves = tree.leaf_count(min(config.batch_size, len(dataset.train)), config.leaf_size)
-    return make_layout(config, network, (leaves,))
+    return make_payload(config, network, (leaves,))
 
 
-def _calibrated(machine: Machine, layout: Layout, world: World) -> Machine:
+def _calibrated(machine: Machine, payload: Payload, world: World) -> Machine:
     """Measure a reduction by itself where there is one, and note by how much it is mispredicted."""
     if world.world_size == 1:
         return machine
-    (size,) = layout.leaf_counts
-    reducer = make_reducer(world, layout)
+    (size,) = payload.leaf_counts
+    reducer = make_reducer(world, payload)
 
     def reduction() -> None:
-        reducer.nodes(size)
-        reducer.finish(size)
+        reducer.begin_step(size)
+        reducer.finish()
 
     seconds = max(world.all_gather_object(seconds_of(reduction, 5)))
     shape = machine.measured_on
     if shape.nodes == 1:
-        return machine._replace(local_factor=seconds / _meet(machine, layout, shape))
-    if layout.grad_bytes <= SMALL_BYTES:
-        predicted = _gather(machine, layout, shape)
+        return machine._replace(local_factor=seconds / _meet(machine, payload, shape))
+    if payload.grad_bytes <= SMALL_BYTES:
+        predicted = _gather(machine, payload, shape)
     else:
         nothing = Compute(0.0, 0.0, ((0.0, 0),), 0.0, 0.0)
-        predicted = _travel(machine, layout, shape, nothing)
+        predicted = _travel(machine, payload, shape, nothing)
     return machine._replace(network_factor=seconds / predicted)
 
 
 # --- the model -----------------------------------------------------------------------------------
 
 
-def _covers(layout: Layout, shape: Shape) -> list[list[tree.Span]]:
+def _covers(payload: Payload, shape: Shape) -> list[list[tree.Span]]:
     """List the nodes of the tree that the ranks of each host hold."""
-    (size,) = layout.leaf_counts
+    (size,) = payload.leaf_counts
     ranks = [tree.run_program(size, rank, shape.ranks)[1] for rank in range(shape.ranks)]
     p = shape.ranks_per_node
     return [[*chain(*ranks[i : i + p])] for i in range(0, shape.ranks, p)]
 
 
-def _meet(machine: Machine, layout: Layout, shape: Shape) -> float:
+def _meet(machine: Machine, payload: Payload, shape: Shape) -> float:
     """Predict a reduction between the ranks of one host."""
-    (held,) = _covers(layout, shape)
+    (held,) = _covers(payload, shape)
     adds = len(held) - 1
-    if layout.grad_bytes <= SMALL_BYTES:
-        elements, meetings = layout.length, 1
+    if payload.grad_bytes <= SMALL_BYTES:
+        elements, meetings = payload.length, 1
     else:
-        elements, meetings = layout.length // shape.ranks_per_node, 2
+        elements, meetings = payload.length // shape.ranks_per_node, 2
     work = elements * (adds * machine.add_seconds + machine.check_seconds)
     calls = CALL_SECONDS * (adds + 4) * max(1, elements // 32_768)
     return machine.local_factor * (meetings * machine.barrier_seconds + work + calls)
 
 
-def _gather(machine: Machine, layout: Layout, shape: Shape) -> float:
+def _gather(machine: Machine, payload: Payload, shape: Shape) -> float:
     """Predict a reduction of a small vector between hosts: all nodes go to all ranks."""
-    held = _covers(layout, shape)
+    held = _covers(payload, shape)
     rows = max(map(len, held)) * shape.nodes  # every rank sends as many as the fullest
-    work = layout.length * (rows * machine.add_seconds + machine.check_seconds)
+    work = payload.length * (rows * machine.add_seconds + machine.check_seconds)
     messages = math.ceil(math.log2(shape.ranks)) * machine.latency_seconds
-    sent = _sent_bytes(layout, shape) / machine.bytes_per_second
+    sent = _sent_bytes(payload, shape) / machine.bytes_per_second
     return machine.network_factor * (messages + sent + work)
 
 
-def _sent_bytes(layout: Layout, shape: Shape) -> float:
+def _sent_bytes(payload: Payload, shape: Shape) -> float:
     """Predict what the busiest host sends in a step."""
     if shape.nodes == 1:
         return 0.0
-    held, others = _covers(layout, shape), shape.nodes - 1
-    if layout.grad_bytes <= SMALL_BYTES:
+    held, others = _covers(payload, shape), shape.nodes - 1
+    if payload.grad_bytes <= SMALL_BYTES:
         p = shape.ranks_per_node
-        return float(max(map(len, held)) * layout.row_bytes * others * p)
-    (size,) = layout.leaf_counts
+        return float(max(map(len, held)) * payload.row_bytes * others * p)
+    (size,) = payload.leaf_counts
     joined = [len(tree.joins(spans, size)) for spans in held]
-    item = 2 if layout.wire != "none" else layout.dtype.itemsize
+    item = 2 if payload.wire != "none" else payload.dtype.itemsize
     vectors = max(max(joined), (sum(joined) - min(joined)) / others) + 1  # sums, and the root
-    return layout.length * item * vectors * others / shape.nodes
+    return payload.length * item * vectors * others / shape.nodes
 
 
-def _travel(machine: Machine, layout: Layout, shape: Shape, compute: Compute) -> float:
+def _travel(machine: Machine, payload: Payload, shape: Shape, compute: Compute) -> float:
     """Predict when the gradient is reduced between hosts, counted from the backward pass on."""
     lanes, nodes = shape.ranks_per_node, shape.nodes
-    held = _covers(layout, shape)
-    (size,) = layout.leaf_counts
+    held = _covers(payload, shape)
+    (size,) = payload.leaf_counts
     joined = [len(tree.joins(spans, size)) for spans in held]
     here = max(map(len, held))
     adds = (here - min(joined)) * (nodes - 1) / nodes + (here + sum(joined)) / nodes
     per_element = (adds * machine.add_seconds + machine.check_seconds) / lanes
-    sent_seconds = _sent_bytes(layout, shape) / machine.bytes_per_second
-    cap = max(1, layout.bucket_cap_bytes // layout.dtype.itemsize)
+    sent_seconds = _sent_bytes(payload, shape) / machine.bytes_per_second
+    cap = max(1, payload.bucket_cap_bytes // payload.dtype.itemsize)
     arrived = computed = 0.0
-    for end in range(layout.length, 0, -cap):
+    for end in range(payload.length, 0, -cap):
         begin = max(0, end - cap)
         ready = next((s for s, done in compute.complete if done <= begin), compute.backward)
         work = (end - begin) * per_element + CALL_SECONDS * 4 * (nodes + here)
         computed += work
-        arrived = max(arrived, ready + computed) + sent_seconds * (end - begin) / layout.length
+        arrived = max(arrived, ready + computed) + sent_seconds * (end - begin) / payload.length
     latency = machine.latency_seconds * (2 + math.ceil(math.log2(shape.ranks)))
     meetings = machine.barrier_seconds + latency
     hidden = max(compute.backward + computed, arrived) - compute.backward
     return compute.backward + machine.network_factor * (hidden + meetings)
 
 
-def predict(machine: Machine, layout: Layout, shape: Shape) -> dict[str, float]:
+def predict(machine: Machine, payload: Payload, shape: Shape) -> dict[str, float]:
     """Predict the step of so many ranks.
 
     Returns
@@ -297,7 +297,7 @@ def predict(machine: Machine, layout: Layout, shape: Shape) -> dict[str, float]:
     dict
         step_seconds, compute_seconds (of them), and sent_bytes_per_node.
     """
-    (size,) = layout.leaf_counts
+    (size,) = payload.leaf_counts
     leaves = -(-size // shape.ranks)
     alone, together = machine.alone[leaves], machine.together[leaves]
     if shape.ranks == 1:
@@ -307,15 +307,15 @@ def predict(machine: Machine, layout: Layout, shape: Shape) -> dict[str, float]:
     share = min(1.0, (shape.ranks_per_node - 1) / (busy - 1)) if busy > 1 else 1.0
     compute = alone.slower(1.0 + share * (together.seconds / alone.seconds - 1.0))
     if shape.nodes == 1:
-        step = compute.seconds + _meet(machine, layout, shape)
-    elif layout.grad_bytes <= SMALL_BYTES:
-        step = compute.seconds + _gather(machine, layout, shape)
+        step = compute.seconds + _meet(machine, payload, shape)
+    elif payload.grad_bytes <= SMALL_BYTES:
+        step = compute.seconds + _gather(machine, payload, shape)
     else:
-        step = compute.before + _travel(machine, layout, shape, compute) + compute.update
+        step = compute.before + _travel(machine, payload, shape, compute) + compute.update
     return {
         "step_seconds": step,
         "compute_seconds": compute.seconds,
-        "sent_bytes_per_node": _sent_bytes(layout, shape),
+        "sent_bytes_per_node": _sent_bytes(payload, shape),
     }
 
 
@@ -358,14 +358,14 @@ def plan(
         measured, predictions (one for each number of ranks) and advice.
     """
     dataset = open_dataset(config, world)
-    layout = _layout(config, dataset)
-    (leaves,) = layout.leaf_counts
-    here = max(world.node_sizes) if world.world_size > 1 else threads.cores(world)
+    payload = _payload(config, dataset)
+    (leaves,) = payload.leaf_counts
+    here = max(world.host_sizes) if world.world_size > 1 else threads.cores(world)
     ranks_per_node = min(ranks_per_node or here, leaves)
-    connected = world.node_count > 1 or bytes_per_second > 0
+    connected = world.host_count > 1 or bytes_per_second > 0
     hosts = numbers("--nodes", nodes) or [2**i for i in range(1, leaves.bit_length())]
     wanted = shapes(leaves, ranks_per_node, hosts if connected else [])
-    measured_on = Shape(world.node_count, max(world.node_sizes))
+    measured_on = Shape(world.host_count, max(world.host_sizes))
     counts = {-(-leaves // shape.ranks) for shape in wanted}
     machine = _measure(config, dataset, world, sorted(counts, reverse=True))
     if bytes_per_second:
@@ -376,7 +376,7 @@ def plan(
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
     rows = []
     for shape in wanted:
-        row = predict(machine, layout, shape)
+        row = predict(machine, payload, shape)
         memory = sum(rank_bytes(config, dataset, network, shape.ranks).values())
         rows.append(
             {

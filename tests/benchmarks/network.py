@@ -1,11 +1,11 @@
-"""A step between simulated hosts on slow links: against compute and transfer, each alone, and DDP.
+"""A step between simulated hosts on slow links, compared with its parts and with PyTorch DDP.
 
     pip install -e '.[mpich]' torch==2.13.0
     python -m tests.benchmarks.network --hosts 2 --batch 1024      (root; iproute2, openssh-server)
 
 One rank a host, float32, plain SGD, one thread a rank. `compute` is the step with a reducer that
 sends nothing, `transfer` the reduction alone; with perfect overlap a step takes the longer of them.
-The three are measured in turn, in the same processes; then PyTorch DDP (gloo) likewise.
+The three are measured in turn in the same processes; then the same for PyTorch DDP (gloo).
 """
 
 import argparse
@@ -26,7 +26,7 @@ Measured = dict[str, list[float]]
 
 def in_turn(runs: dict[str, Callable[[], None]], rounds: int, steps: int) -> Measured:
     """Time `steps` of each phase, round after round; seconds of one step."""
-    found: Measured = {name: [] for name in runs}
+    seconds: Measured = {name: [] for name in runs}
     for run in runs.values():
         run()
     for _ in range(rounds):
@@ -34,8 +34,8 @@ def in_turn(runs: dict[str, Callable[[], None]], rounds: int, steps: int) -> Mea
             began = time.perf_counter()
             for _ in range(steps):
                 run()
-            found[name].append((time.perf_counter() - began) / steps)
-    return found
+            seconds[name].append((time.perf_counter() - began) / steps)
+    return seconds
 
 
 def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | None:
@@ -48,9 +48,9 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     from ddpbp.engine.data import open_dataset
 
     class Mute(Reducer):
-        """Sends nothing: the cost of everything else."""
+        """Sends nothing, to measure the cost of everything else."""
 
-        def finish(self, size: int, signal: int = 0) -> Reduced:
+        def finish(self, signal: int = 0) -> Reduced:
             return Reduced(self.node_grads[0], np.zeros(1), True, 0)
 
     config = synthetic(net, leaves)
@@ -58,7 +58,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     trainer = make_trainer(config, open_dataset(config, world), world)
     batch = next(trainer.batches.epoch(0))
     real, count = trainer.reducer, batch.leaf_count
-    mute = Mute(world, real.layout)
+    mute = Mute(world, real.payload)
     mute.node_grads[...] = 0.0
 
     def step_with(reducer: Reducer) -> None:
@@ -67,9 +67,9 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
         trainer.train_step(batch)
 
     def transfer() -> None:
-        real.nodes(count)
+        real.begin_step(count)
         real.start(0)
-        real.finish(count)
+        real.finish()
 
     def meet(run: Callable[[], None]) -> Callable[[], None]:
         def together() -> None:
@@ -83,8 +83,8 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
         "transfer": meet(transfer),
         "step": meet(lambda: step_with(real)),
     }
-    found = in_turn(runs, rounds, steps)
-    return found if world.rank == 0 else None
+    seconds = in_turn(runs, rounds, steps)
+    return seconds if world.rank == 0 else None
 
 
 def measure_ddp(net: str, rounds: int, steps: int) -> Measured | None:
@@ -116,8 +116,8 @@ def measure_ddp(net: str, rounds: int, steps: int) -> Measured | None:
         "transfer": transfer,
         "step": lambda: step_of(parallel),
     }
-    found = in_turn(runs, rounds, steps)
-    return found if distributed.get_rank() == 0 else None
+    seconds = in_turn(runs, rounds, steps)
+    return seconds if distributed.get_rank() == 0 else None
 
 
 def start(hosts: Hosts, kind: str, words: list[str]) -> Measured:
@@ -148,8 +148,8 @@ def start(hosts: Hosts, kind: str, words: list[str]) -> Measured:
             other.join()
     if done.returncode:
         sys.exit(f"{kind}: {done.stdout}{done.stderr}")
-    found: Measured = json.loads(file.read_text())
-    return found
+    seconds: Measured = json.loads(file.read_text())
+    return seconds
 
 
 def main() -> None:
@@ -166,30 +166,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=["ddpbp", "ddp"])
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    net = f"{given.net}@{given.batch}"
-    if given.work:
-        kind, file = given.work
+    options = parser.parse_args()
+    net = f"{options.net}@{options.batch}"
+    if options.work:
+        kind, file = options.work
         if kind == "ddpbp":
-            found = measure_ddpbp(net, given.leaves, given.rounds, given.steps)
+            seconds = measure_ddpbp(net, options.leaves, options.rounds, options.steps)
         else:
-            found = measure_ddp(net, given.rounds, given.steps)
-        if found:
-            Path(file).write_text(json.dumps(found))
+            seconds = measure_ddp(net, options.rounds, options.steps)
+        if seconds:
+            Path(file).write_text(json.dumps(seconds))
         return
     if reason := missing():
         sys.exit(f"simulated hosts: {reason}")
-    words = [f"--{name}={getattr(given, name)}" for name in ("net", "batch", "leaves", "rounds")]
-    words.append(f"--steps={given.steps}")
-    with Hosts(given.hosts) as hosts:
-        hosts.shape(given.rate)
-        for kind in given.kinds:
-            found = start(hosts, kind, words)
-            median = {name: statistics.median(found[name]) for name in PHASES}
+    words = [f"--{name}={getattr(options, name)}" for name in ("net", "batch", "leaves", "rounds")]
+    words.append(f"--steps={options.steps}")
+    with Hosts(options.hosts) as hosts:
+        hosts.shape(options.rate)
+        for kind in options.kinds:
+            seconds = start(hosts, kind, words)
+            median = {name: statistics.median(seconds[name]) for name in PHASES}
             ratio = median["step"] / max(median["compute"], median["transfer"])
             figures = "  ".join(f"{name} {v * 1e3:.0f} ms" for name, v in median.items())
             print(
-                f"{given.hosts} hosts  {net}  {kind:<6} {figures}  "
+                f"{options.hosts} hosts  {net}  {kind:<6} {figures}  "
                 f"step ÷ max(compute, transfer) {ratio:.2f}",
                 flush=True,
             )

@@ -1,11 +1,11 @@
-"""Kill runs at random moments and resume them, many times: the bits must be those of no kill.
+"""Kill runs at random moments and resume them: the bits must be those of an undisturbed run.
 
     python tests/faults/kills.py --kills 200 --seed 0
 
 Each run is started, disturbed and resumed, each time on a random number of ranks from 1 to 5, until
-it is complete; then its hash of θ is compared with that of the undisturbed run. After every end it
-is looked whether something was left: processes, temporary files, segments in /dev/shm, checkpoints
-that cannot be read. The table at the end has a row for each kind of disturbance.
+it is complete; then its hash of θ is compared with that of the undisturbed run. After every end,
+leftovers are searched: processes, temporary files, segments in /dev/shm, checkpoints that cannot
+be read. The table at the end has a row for each kind of disturbance.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
 
 
 def processes(folder: Path) -> list[int]:
-    """List the ranks of a run."""
-    found = []
+    """Return the process ids of the ranks of a run."""
+    ids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (path / "cmdline").read_bytes()
@@ -62,12 +62,12 @@ def processes(folder: Path) -> list[int]:
                 and b"mpiexec" not in line
                 and b"hydra" not in line
             ):
-                found.append(int(path.name))
-    return found
+                ids.append(int(path.name))
+    return ids
 
 
 def disturb(kind: str, job: subprocess.Popen[bytes], folder: Path, random_: random.Random) -> bool:
-    """Wait for a random moment and strike; tell whether there was still something to strike."""
+    """Wait for a random moment and strike; return whether the run had not ended before."""
     checkpoints = folder / "checkpoints"
     deadline = time.monotonic() + 0.4 + 2.6 * random_.random()
     while time.monotonic() < deadline and job.poll() is None:
@@ -91,26 +91,26 @@ def disturb(kind: str, job: subprocess.Popen[bytes], folder: Path, random_: rand
 
 
 def leftovers(folder: Path, *, complete: bool) -> list[str]:
-    """List what must not be there after an end."""
-    found = []
+    """Return what must not be there after an end."""
+    left = []
     deadline = time.monotonic() + 5
     while processes(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
-    found += [f"process {pid}" for pid in processes(folder)]
+    left += [f"process {pid}" for pid in processes(folder)]
     for path in steps_in(folder / "checkpoints").values():
         try:
             read(path)
         except DataError as error:
-            found.append(f"unreadable: {error}")
+            left.append(f"unreadable: {error}")
     if complete:
-        found += [f"file {path}" for path in folder.rglob(".*.tmp")]
-    return found
+        left += [f"file {path}" for path in folder.rglob(".*.tmp")]
+    return left
 
 
 def early(kind: str) -> set[int]:
-    """Return the codes of a job of which a rank was signalled before it listened, while loading.
+    """Return the exit codes of a job of which a rank was signalled before it installed its handler.
 
-    MPICH's mpiexec then kills the others by signal 9 and joins the codes by "or".
+    MPICH's mpiexec then kills the others by signal 9 and combines the codes by "or".
     """
     number = int(signal.Signals[kind.split()[0]])
     return {number, number | signal.SIGKILL}
@@ -129,17 +129,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="digits,fashion-mnist")
-    given = parser.parse_args()
-    random_ = random.Random(given.seed)
+    options = parser.parse_args()
+    random_ = random.Random(options.seed)
     count, wrong = Counter[tuple[str, str]](), list[str]()
-    names = given.data.split(",")
+    names = options.data.split(",")
     with tempfile.TemporaryDirectory() as place:
         expected = {}
         for name in names:
             start(name, Path(place) / f"undisturbed-{name}", 1).wait(RUN_SECONDS)
             expected[name] = hash_of(Path(place) / f"undisturbed-{name}")
         run = kills = 0
-        while kills < given.kills:
+        while kills < options.kills:
             name, run = names[run % len(names)], run + 1
             folder, times = Path(place) / str(run) / "run", 0
             folder.parent.mkdir()
@@ -166,7 +166,7 @@ def main() -> None:
                 if complete or len(wrong) > 20:
                     break
             if not complete or hash_of(folder) != expected[name]:
-                wrong.append(f"run {run} ({name}) ends with other bits, or not at all")
+                wrong.append(f"run {run} ({name}) ended with other bits, or did not end")
                 sys.stdout.write((folder.parent / "log").read_text()[-3000:])
             told = f"run {run} {name}: {times} disturbances, {kills} in all, {len(wrong)} faults\n"
             sys.stdout.write(told)
@@ -174,7 +174,7 @@ def main() -> None:
             if len(wrong) > 20:
                 break
         left = segments()
-        if left:  # of a run that was killed as it mapped one: the next start removes it
+        if left:  # a run was killed while it mapped one: the next start removes it
             time.sleep(6.0)
             start(names[0], Path(place) / "last", 2).wait(RUN_SECONDS)
             wrong += [f"segment {path}" for path in left & segments()]

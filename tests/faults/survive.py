@@ -1,10 +1,10 @@
-"""Kill ranks at random moments, of a job that survives it: the bits must be those of no kill.
+"""Kill ranks of a job that survives it, at random moments: the bits must not change.
 
     python -m tests.faults.survive --runs 24 --seed 0
 
-Needs Open MPI. Of every run on 2 to 5 ranks, one or more random ranks are killed, once it trains;
-never all of them. It has to end with code 0, the undisturbed run's hash of θ and the same records
-in metrics.jsonl, and to leave nothing behind.
+Needs Open MPI. In every run on 2 to 5 ranks, one or more random ranks are killed after the training
+began, never all of them. The run must end with code 0, with the hash of θ and the records in
+metrics.jsonl of an undisturbed run, and leave nothing behind.
 """
 
 import argparse
@@ -50,16 +50,16 @@ def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Return what metrics.jsonl says, less the times."""
-    found = [msgspec.json.decode(line) for line in (folder / "metrics.jsonl").open()]
+    """Return the records of metrics.jsonl without times."""
+    lines = [msgspec.json.decode(line) for line in (folder / "metrics.jsonl").open()]
     times = ("seconds", "examples_per_second")
-    return [{k: v for k, v in record.items() if k not in times} for record in found]
+    return [{k: v for k, v in record.items() if k not in times} for record in lines]
 
 
 def kill_some(
     job: subprocess.Popen[bytes], folder: Path, ranks: int, random_: random.Random
 ) -> str:
-    """Kill ranks now and then; return which, by their age."""
+    """Kill ranks at random moments; return which, numbered by their start."""
     killed = ""
     while not (folder / "metrics.jsonl").exists() and job.poll() is None:
         time.sleep(0.01)
@@ -80,15 +80,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nets", default=",".join(NETS))
-    given = parser.parse_args()
-    names = given.nets.split(",")
-    random_ = random.Random(given.seed)
+    options = parser.parse_args()
+    names = options.nets.split(",")
+    random_ = random.Random(options.seed)
     count, wrong = Counter[str](), list[str]()
     with tempfile.TemporaryDirectory() as place:
         whole = {name: Path(place) / f"{name} undisturbed" for name in NETS}
         for name, folder in whole.items():
             start(name, folder, 1).wait(RUN_SECONDS)
-        for run in range(given.runs):
+        for run in range(options.runs):
             name, folder = names[run % len(names)], Path(place) / str(run)
             ranks = random_.randint(2, 5)
             job = start(name, folder, ranks)
@@ -97,7 +97,7 @@ def main() -> None:
                 code = job.wait(RUN_SECONDS)
             except subprocess.TimeoutExpired:
                 for pid in {*processes(folder)} - {job.pid}:
-                    os.kill(pid, signal.SIGABRT)  # tells where it stands
+                    os.kill(pid, signal.SIGABRT)  # prints its stack
                     time.sleep(0.5)
                 os.killpg(job.pid, signal.SIGKILL)
                 code = job.wait()
@@ -118,7 +118,7 @@ def main() -> None:
     wrong += [f"segment {path}" for path in segments()]
     for name in NETS:
         sys.stdout.write(f"{name:<14} {count[name]:>4} ranks killed\n")
-    sys.stdout.write(f"{given.runs} runs; {len(wrong)} faults\n")
+    sys.stdout.write(f"{options.runs} runs; {len(wrong)} faults\n")
     sys.stdout.write("".join(f"  {text}\n" for text in wrong))
     sys.exit(bool(wrong))
 

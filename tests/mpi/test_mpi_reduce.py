@@ -1,4 +1,4 @@
-"""Each transport against one process, bit for bit. A new transport is one line in KINDS."""
+"""Each reducer against one process, bit for bit. A new one is one line in KINDS."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ddpbp.comm import threads
 from ddpbp.comm.all_reduce.bucketed import Bucketed
 from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
 from ddpbp.comm.all_reduce.portable import Gathered, Sliced
-from ddpbp.comm.all_reduce.reducer import Layout, Local, Reducer
+from ddpbp.comm.all_reduce.reducer import Local, Payload, Reducer
 from ddpbp.comm.all_reduce.shared import Shared, SharedSlices, SharedSmall
 from ddpbp.comm.join import join
 from ddpbp.comm.mpi import MpiWorld
@@ -26,16 +26,16 @@ from ddpbp.comm.world import World
 pytestmark = pytest.mark.mpi
 
 
-def made(kind: type[Shared]) -> Callable[[World, Layout], Reducer]:
-    def make(world: World, layout: Layout) -> Reducer:
-        reducer, reason = kind.make(world, layout)
+def made(kind: type[Shared]) -> Callable[[World, Payload], Reducer]:
+    def make(world: World, payload: Payload) -> Reducer:
+        reducer, reason = kind.make(world, payload)
         assert reducer is not None, reason
         return reducer
 
     return make
 
 
-KINDS: dict[str, Callable[[World, Layout], Reducer]] = {
+KINDS: dict[str, Callable[[World, Payload], Reducer]] = {
     "gathered": Gathered,
     "sliced": Sliced,
     "shared small": made(SharedSmall),
@@ -58,18 +58,18 @@ def drawn(i: int, length: int) -> Any:
 
 
 def leaf(i: int, length: int, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return the gradient and the statistics of leaf i: of any magnitude, so that order shows."""
+    """Return gradient and statistics of leaf i, of magnitudes that show the order of addition."""
     values = drawn(i, length + STATISTICS)
     return values[:length].astype(dtype), values[length:].copy()
 
 
 def reduce(reducer: Reducer, size: int, step: int) -> tuple[bytes, bytes]:
     """Run one step over `size` leaves, layer by layer from the back as the trainer does."""
-    world, (length, dtype, *_) = reducer.world, reducer.layout
+    world, (length, dtype, *_) = reducer.world, reducer.payload
     start, stop = tree.deal(size, world.rank, world.world_size)
     merges, _ = tree.run_program(size, world.rank, world.world_size)
     leaves = [leaf(16 * step + i, length, dtype) for i in range(start, stop)]
-    rows = reducer.nodes(size)
+    rows = reducer.begin_step(size)
     rounded = reducer.wire.round if reducer.wire else None
     if leaves:
         grads, statistics = map(list, zip(*leaves, strict=True))
@@ -80,7 +80,7 @@ def reduce(reducer: Reducer, size: int, step: int) -> tuple[bytes, bytes]:
         reducer.node_statistics[rows] = tree.accumulate(statistics, merges)
     for begin in (length, length // 3, length // 3, 0):
         reducer.start(begin)
-    reduced = reducer.finish(size, signal=world.rank % 3)
+    reduced = reducer.finish(signal=world.rank % 3)
     assert reduced.signal == min(2, world.world_size - 1)
     assert reduced.grad.shape == (length,)
     assert reduced.grad.dtype == dtype
@@ -103,13 +103,13 @@ def reduce(reducer: Reducer, size: int, step: int) -> tuple[bytes, bytes]:
 def test_reducer_gives_the_bits_of_one_process(world, kind, length, dtype):
     # Full and last batches in turn: even and uneven shares, and fewer leaves than ranks.
     for counts in [(8, 3), (13, 1), (world.world_size,)]:
-        layout = Layout(length, np.dtype(dtype), STATISTICS, counts)
-        alone, together = Local(World(), layout), KINDS[kind](world, layout)
+        payload = Payload(length, np.dtype(dtype), STATISTICS, counts)
+        alone, together = Local(World(), payload), KINDS[kind](world, payload)
         for step, size in enumerate([*counts, counts[0]]):
             assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
 
 
-MACHINES = {  # which machine a rank believes to be on
+HOSTS = {  # the host on which a rank acts
     "one each": lambda rank: rank,
     "two each": lambda rank: rank // 2,
     "uneven": lambda rank: min(rank, 1),
@@ -118,18 +118,18 @@ MACHINES = {  # which machine a rank believes to be on
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("machines", MACHINES)
+@pytest.mark.parametrize("hosts", HOSTS)
 @pytest.mark.parametrize("threads_each", [1, 2])
-def test_buckets_between_machines_give_the_bits_of_one_process(machines, wire, threads_each):
-    outer = MpiWorld(None, machine=MACHINES[machines](join(mpi=True).rank))
+def test_buckets_between_hosts_give_the_bits_of_one_process(hosts, wire, threads_each):
+    outer = MpiWorld(None, as_host=HOSTS[hosts](join(mpi=True).rank))
     ranks = outer.world_size * threads_each
 
     def compare(world: World) -> None:
-        # A last bucket and parts of other sizes; parts that are empty; more leaves than ranks.
+        # A last bucket and parts of another size, empty parts, more leaves than ranks.
         for length, cap_bytes, counts in [(1009, 404, (13, 3)), (5, 400, (ranks, 1))]:
-            layout = Layout(length, np.dtype("f4"), STATISTICS, counts, wire, cap_bytes)
-            together = made(Bucketed)(world, layout)
-            alone = Local(World(), layout)
+            payload = Payload(length, np.dtype("f4"), STATISTICS, counts, wire, cap_bytes)
+            together = made(Bucketed)(world, payload)
+            alone = Local(World(), payload)
             for step, size in enumerate([*counts, counts[0]]):
                 assert reduce(together, size, step) == reduce(alone, size, step), (counts, step)
 
@@ -138,20 +138,20 @@ def test_buckets_between_machines_give_the_bits_of_one_process(machines, wire, t
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_one_bad_element_is_known_to_all_ranks(world, kind, bad):
-    reducer = KINDS[kind](world, Layout(30_011, np.dtype("f4"), 1, (world.world_size,)))
+def test_all_ranks_learn_of_one_element_that_is_not_finite(world, kind, bad):
+    reducer = KINDS[kind](world, Payload(30_011, np.dtype("f4"), 1, (world.world_size,)))
     for step in range(3):
-        rows = reducer.nodes(world.world_size)
+        rows = reducer.begin_step(world.world_size)
         reducer.node_grads[rows] = 1.0
         if step == 1 and world.rank == world.world_size - 1:
             reducer.node_grads[rows, 17] = bad
-        assert reducer.finish(world.world_size).finite == (step != 1)
+        assert reducer.finish().finite == (step != 1)
 
 
 def chosen(world: World) -> list[type[Reducer]]:
     lengths = (SMALL_BYTES // 4, SMALL_BYTES // 4 + 1)
-    layouts = [Layout(n, np.dtype("f4"), 1, (8,)) for n in lengths]
-    return [type(make_reducer(world, layout)) for layout in layouts]
+    payloads = [Payload(n, np.dtype("f4"), 1, (8,)) for n in lengths]
+    return [type(make_reducer(world, payload)) for payload in payloads]
 
 
 def test_size_and_place_choose_the_reducer(world, monkeypatch):
@@ -164,7 +164,7 @@ def test_one_rank_without_shared_memory_makes_all_send_messages(world, monkeypat
     if world.rank == world.world_size - 1:
         monkeypatch.setattr(os, "posix_fallocate", no_space)
     notes: list[str] = []
-    reducer = make_reducer(world, Layout(9, np.dtype("f4"), 1, (8,)), notes.append)
+    reducer = make_reducer(world, Payload(9, np.dtype("f4"), 1, (8,)), notes.append)
     assert type(reducer) is Gathered
     (note,) = notes
     assert "No space left" in note
@@ -176,7 +176,7 @@ def no_space(*arguments: int) -> None:
 
 
 def test_shared_memory_leaves_no_file(world):
-    reducers = [kind(world, Layout(9, np.dtype("f4"), 1, (8,))) for kind in KINDS.values()]
+    reducers = [kind(world, Payload(9, np.dtype("f4"), 1, (8,))) for kind in KINDS.values()]
     world.all_gather_object(None)
     assert len(reducers) == len(KINDS)
     mine = f"ddpbp.{world.broadcast(os.getpid())}.*"
@@ -197,14 +197,14 @@ def test_tree_sum_gives_the_bits_of_one_process(world, size):
 
 
 def test_a_file_that_a_killed_run_left_is_removed(world, monkeypatch):
-    from ddpbp.comm import shared_memory as pages
+    from ddpbp.comm import shared_memory
 
     gone, living = (Path("/dev/shm") / f"ddpbp.{pid}.test" for pid in (2**22 + 1, os.getpid()))
     if world.local_rank == 0:
         gone.touch()
         living.touch()
-    monkeypatch.setattr(pages, "YOUNG_SECONDS", -1.0)
-    made(SharedSmall)(world, Layout(9, np.dtype("f4"), 1, (8,)))
+    monkeypatch.setattr(shared_memory, "YOUNG_SECONDS", -1.0)
+    made(SharedSmall)(world, Payload(9, np.dtype("f4"), 1, (8,)))
     if world.local_rank == 0:
         assert not gone.exists()
         assert living.exists()

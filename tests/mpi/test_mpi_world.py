@@ -1,3 +1,5 @@
+"""The collectives of MPI ranks, errors that reach every rank, and the comparison of bits."""
+
 import time
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from ddpbp.comm.comparison import require_equal, require_in_step
 from ddpbp.comm.join import join
+from ddpbp.comm.mpi import MpiWorld
 from ddpbp.comm.world import World
 from ddpbp.errors import ConfigError, DataError, DdpbpError, OutOfStep
 
@@ -13,7 +16,7 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return join()  # as the launcher's environment tells
+    return join()  # according to the launcher's environment
 
 
 def test_ranks_are_those_of_the_launcher(world):
@@ -24,12 +27,10 @@ def test_ranks_are_those_of_the_launcher(world):
     assert world.all_gather_object(world.rank) == list(range(world.world_size))
     # One machine here: all ranks are its local ranks.
     assert (world.local_rank, world.local_size) == (world.rank, world.world_size)
-    assert (world.node, world.node_count) == (0, 1)
+    assert (world.host_index, world.host_count) == (0, 1)
 
 
 def test_wrong_number_of_ranks_is_the_mpirun_of_another_mpi(world):
-    from ddpbp.comm.mpi import MpiWorld
-
     with pytest.raises(ConfigError, match=f"started 99 ranks, .* sees {world.world_size}: mpirun"):
         MpiWorld(99)
 
@@ -65,12 +66,12 @@ def test_fault_of_one_rank_becomes_the_fault_of_all(world):
     assert raised.value.code == 2
 
 
-def test_fault_of_all_is_told_as_rank_0s(world):
+def test_of_several_faults_rank_0s_is_raised(world):
     with pytest.raises(ConfigError, match=r"^rank 0 says$"):
         on(world, [*range(world.world_size)], ConfigError(f"rank {world.rank} says"))
 
 
-def test_fault_of_the_system_becomes_one_of_ours(world):
+def test_an_os_error_becomes_a_ddpbp_error(world):
     with pytest.raises(DdpbpError, match=r"^rank 1 on .*: No such file or directory: gone$"):
         on(world, [1], FileNotFoundError(2, "No such file or directory", "gone"))
 
@@ -102,7 +103,7 @@ def test_one_flipped_bit_stops_every_rank(world, tensor):
 
 
 @pytest.mark.parametrize("through", ["memory", "messages"])
-def test_nobody_leaves_a_local_barrier_before_all_have_come(world, through):
+def test_no_rank_leaves_a_local_barrier_before_all_have_come(world, through):
     memory, reason = world.share(8)
     assert memory is not None, reason
     come = memory.view(np.int64)[:, 0]

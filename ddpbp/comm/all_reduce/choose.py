@@ -2,10 +2,10 @@
 
 ===============  ==================================================================
 `Local`          one rank: nothing to send
-`SharedSmall`    ranks of one machine, small vectors: each reads and adds all nodes
-`SharedSlices`   ranks of one machine: each adds a slice in shared memory
-`Bucketed`       several machines: travels while the backward pass goes on
-`Gathered`       any ranks, small vectors: all nodes in one call
+`SharedSmall`    ranks of one host, small vectors: every rank adds all nodes
+`SharedSlices`   ranks of one host: every rank adds a slice in shared memory
+`Bucketed`       several hosts: travels while the backward pass goes on
+`Gathered`       any ranks, small vectors: all nodes in one message to every rank
 `Sliced`         any ranks, without shared memory: exchange of slices, all-gather
 ===============  ==================================================================
 """
@@ -14,32 +14,34 @@ from collections.abc import Callable
 
 from ddpbp.comm.all_reduce.bucketed import Bucketed
 from ddpbp.comm.all_reduce.portable import Gathered, Sliced
-from ddpbp.comm.all_reduce.reducer import Layout, Local, Reducer
+from ddpbp.comm.all_reduce.reducer import Local, Payload, Reducer
 from ddpbp.comm.all_reduce.shared import SharedSlices, SharedSmall
 from ddpbp.comm.world import World
 
-SMALL_BYTES = 65_536  # up to here it is faster that everybody adds everything
+SMALL_BYTES = 65_536  # up to this size it is faster that every rank adds all nodes
 
 
-def make_reducer(world: World, layout: Layout, say: Callable[[str], None] | None = None) -> Reducer:
-    """Choose the reducer: by the ranks, where they are, and how much there is to send.
+def make_reducer(
+    world: World, payload: Payload, note: Callable[[str], None] | None = None
+) -> Reducer:
+    """Choose the reducer by the ranks, where they are, and how much there is to send.
 
     Parameters
     ----------
     world : World
-    layout : Layout
-    say : callable, optional
-        Told in one line if a slower way has to be taken.
+    payload : Payload
+    note : callable, optional
+        Called with one line if a slower way has to be taken.
     """
     if world.world_size == 1:
-        return Local(world, layout)
-    small = layout.grad_bytes <= SMALL_BYTES
-    alone = world.node_count == 1
-    if world.shares_memory and (alone or not small):
-        kind = Bucketed if not alone else SharedSmall if small else SharedSlices
-        reducer, reason = kind.make(world, layout)
+        return Local(world, payload)
+    small = payload.grad_bytes <= SMALL_BYTES
+    one_host = world.host_count == 1
+    if world.shares_memory and (one_host or not small):
+        kind = Bucketed if not one_host else SharedSmall if small else SharedSlices
+        reducer, reason = kind.make(world, payload)
         if reducer is not None:
             return reducer
-        if say:
-            say(f"no shared memory, reducing through MPI messages: {reason}")
-    return Gathered(world, layout) if small else Sliced(world, layout)
+        if note:
+            note(f"no shared memory, reducing through MPI messages: {reason}")
+    return Gathered(world, payload) if small else Sliced(world, payload)

@@ -1,50 +1,43 @@
-"""Reducers over any MPI: plain collectives of equal blocks, sums in the order of the tree."""
+"""Reducers for any MPI: plain collectives of equal blocks, sums in the order of the tree."""
 
 import numpy as np
 
 from ddpbp.base import tree
 from ddpbp.base.blocks import blocks
-from ddpbp.comm.all_reduce.reducer import (
-    Array,
-    Layout,
-    Reduced,
-    Reducer,
-    TreeSum,
-    is_finite,
-)
+from ddpbp.comm.all_reduce.reducer import Array, Payload, Reduced, Reducer, TreeSum, is_finite
 from ddpbp.comm.world import World
 
 
 class Gathered(Reducer):
     """Every rank receives all nodes and adds them itself: for small vectors."""
 
-    def __init__(self, world: World, layout: Layout) -> None:
-        super().__init__(world, layout)
+    def __init__(self, world: World, payload: Payload) -> None:
+        super().__init__(world, payload)
         self._all = np.zeros((world.world_size, *self._memory.shape), np.uint8)
         self._all_grads, self._all_statistics, self._all_signals = self._parts(self._all)
-        self._grad = np.zeros(layout.length, layout.dtype)
-        self._statistics = np.zeros(layout.statistics)
+        self._grad = np.zeros(payload.length, payload.dtype)
+        self._statistics = np.zeros(payload.statistics)
         self._sums = {}
-        for size, (_, merges) in self.programs.items():
+        for leaf_count, (_, merges) in self.programs.items():
             grads, statistics = (
-                self.in_order(rows, size) for rows in (self._all_grads, self._all_statistics)
+                self.in_order(rows, leaf_count) for rows in (self._all_grads, self._all_statistics)
             )
-            self._sums[size] = (
+            self._sums[leaf_count] = (
                 TreeSum(grads, merges, self._grad, [], self.wire),
                 TreeSum(statistics, merges, self._statistics, []),
             )
 
-    def finish(self, size: int, signal: int = 0) -> Reduced:
-        self._signal(signal)
+    def finish(self, signal: int = 0) -> Reduced:
+        self._write_signal(signal)
         self.world.all_gather(self._memory, self._all)
-        for add in self._sums[size]:
+        for add in self._sums[self._leaf_count]:
             add()
         signal = max(self._all_signals[:, 0].tolist())
         return Reduced(self._grad, self._statistics, is_finite(self._grad), signal)
 
 
 class Tails:
-    """The statistics and signals of all ranks, and whether each of them saw finite sums."""
+    """Exchanges the tails of all rows, and whether each rank saw only finite sums."""
 
     def __init__(self, reducer: Reducer) -> None:
         self._reducer = reducer
@@ -52,44 +45,44 @@ class Tails:
         self._mine = np.zeros((rows, statistics + 2))
         self._all = np.zeros((reducer.world.world_size, *self._mine.shape))
 
-    def exchange(self, size: int, signal: int, *, finite: bool) -> tuple[Array, bool, int]:
+    def exchange(self, leaf_count: int, signal: int, *, finite: bool) -> tuple[Array, bool, int]:
         """Return the sum of the statistics, whether all is finite, and the greatest signal."""
         reducer = self._reducer
         self._mine[:, :-2] = reducer.node_statistics
         self._mine[0, -2:] = signal, finite
         reducer.world.all_gather(self._mine, self._all)
         (total,) = tree.accumulate(
-            reducer.in_order(self._all[..., :-2], size), reducer.programs[size][1]
+            reducer.in_order(self._all[..., :-2], leaf_count), reducer.programs[leaf_count][1]
         )
         signals, finites = self._all[:, 0, -2:].T
         return total, bool(finites.all()), int(signals.max())
 
 
 class Sliced(Reducer):
-    """Each rank receives one slice of all nodes and adds it; then the slices are shared."""
+    """Every rank receives one slice of all nodes and adds it; then all ranks gather the slices."""
 
-    def __init__(self, world: World, layout: Layout) -> None:
-        super().__init__(world, layout)
+    def __init__(self, world: World, payload: Payload) -> None:
+        super().__init__(world, payload)
         ranks = world.world_size
-        self._slice = -(-layout.length // ranks)
+        self._slice = -(-payload.length // ranks)
         shape = (ranks, self.node_count, self._slice)
-        self._send, self._receive = np.zeros(shape, layout.dtype), np.zeros(shape, layout.dtype)
-        self._mine = np.zeros(self._slice, layout.dtype)
-        self._grad = np.zeros(ranks * self._slice, layout.dtype)
+        self._send, self._receive = np.zeros(shape, payload.dtype), np.zeros(shape, payload.dtype)
+        self._mine = np.zeros(self._slice, payload.dtype)
+        self._grad = np.zeros(ranks * self._slice, payload.dtype)
         self._tails = Tails(self)
         self._sums = {
-            size: TreeSum(self.in_order(self._receive, size), merges, self._mine, [], self.wire)
-            for size, (_, merges) in self.programs.items()
+            n: TreeSum(self.in_order(self._receive, n), merges, self._mine, [], self.wire)
+            for n, (_, merges) in self.programs.items()
         }
 
-    def finish(self, size: int, signal: int = 0) -> Reduced:
+    def finish(self, signal: int = 0) -> Reduced:
         ranks = self.world.world_size
         for r in range(ranks):
             piece: Array = self.node_grads[:, r * self._slice : (r + 1) * self._slice]
             self._send[r, :, : piece.shape[1]] = piece
         self.world.all_to_all(self._send, self._receive)
-        self._sums[size]()
+        self._sums[self._leaf_count]()
         finite = all([is_finite(block) for (block,) in blocks(self._mine)])
         self.world.all_gather(self._mine, self._grad.reshape(ranks, self._slice))
-        statistics, finite, signal = self._tails.exchange(size, signal, finite=finite)
-        return Reduced(self._grad[: self.layout.length], statistics, finite, signal)
+        statistics, finite, signal = self._tails.exchange(self._leaf_count, signal, finite=finite)
+        return Reduced(self._grad[: self.payload.length], statistics, finite, signal)

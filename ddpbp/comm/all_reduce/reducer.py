@@ -1,8 +1,8 @@
-"""The interface of all reducers, and the one that has nothing to send.
+"""The interface of all reducers, and the one for a rank alone.
 
-A reducer owns the vectors into which a rank writes the sums of its nodes of the canonical tree. It
+A rank writes the sums of its nodes of the canonical tree into vectors of its reducer. The reducer
 brings the nodes of all ranks together and adds them along the tree. Reducers differ in how bytes
-travel, never in a bit of what comes out.
+travel, never in a bit of the result.
 """
 
 import math
@@ -20,12 +20,22 @@ from ddpbp.comm.world import World
 Array = npt.NDArray[Any]
 
 
-class Layout(NamedTuple):
-    """What is summed in a step.
+class Payload(NamedTuple):
+    """What a step sums over all leaves.
 
-    `length` elements of type `dtype` and `statistics` float64 sums that ride along; `leaf_counts`
-    are the numbers of leaves a step may have: of a full batch, and of the last one. Between
-    machines the elements travel in buckets of `bucket_cap_bytes`, in the form `wire`.
+    Attributes
+    ----------
+    length : int
+        The number of elements of the gradient.
+    dtype : numpy.dtype
+    statistics : int
+        The number of float64 sums that travel with the gradient.
+    leaf_counts : tuple of int
+        The numbers of leaves a step can have: of a full batch, and of the last one.
+    wire : str
+        The form in which elements travel, a name in `base.rounding.WIRES`.
+    bucket_cap_bytes : int
+        The greatest size of a bucket, the unit of transport between hosts.
     """
 
     length: int
@@ -42,20 +52,28 @@ class Layout(NamedTuple):
 
     @property
     def head_bytes(self) -> int:
-        """Where the tail of a row begins: on a multiple of 8."""
+        """Where the tail of a row begins: a multiple of 8."""
         return -(-self.grad_bytes // 8) * 8
 
     @property
     def row_bytes(self) -> int:
-        """The size of the row of one node: gradient, and its tail: statistics, then the signal."""
+        """The size of the row of one node: its gradient, then its tail of statistics and signal."""
         return self.head_bytes + 8 * self.statistics + 8
 
 
 class Reduced(NamedTuple):
-    """What every rank knows after a reduction: valid until the next step begins to write.
+    """The result of a reduction, the same on every rank; valid until the next step begins.
 
-    `grad` is the summed gradient, read-only in spirit; `finite` tells whether all of it is.
-    `signal` is the greatest signal of any rank.
+    Attributes
+    ----------
+    grad : (length,) array
+        The sum of the gradients. Do not write to it.
+    statistics : (statistics,) float64
+        The sums of the statistics.
+    finite : bool
+        Whether every element of `grad` is finite.
+    signal : int
+        The greatest signal of any rank.
     """
 
     grad: Array
@@ -65,20 +83,20 @@ class Reduced(NamedTuple):
 
 
 class TreeSum:
-    """A sum along the tree of vectors that stay where they are, planned once.
+    """A sum along the tree of vectors that stay where they are, planned once and run often.
 
     Parameters
     ----------
     values : sequence of (n,) arrays
-        The nodes, in order; left as they are.
+        The nodes, in order. They are not changed.
     merges : sequence of int
         The program of `tree.fold` that forms one node of them.
     out : (n,) array
-        Where the sum goes.
+        The destination of the sum.
     scratch : list of array
-        Buffers of at least n elements, shared by many sums; made longer when needed.
+        Buffers of at least n elements, shared by many sums; more are added when needed.
     wire : Wire, optional
-        What rounds every sum.
+        Rounds every sum.
     """
 
     def __init__(
@@ -116,73 +134,81 @@ class TreeSum:
 
 
 class Reducer:
-    """What all reducers share: the rows of this rank, and the programs of the tree.
+    """The rows into which this rank writes, and the programs of the tree.
 
-    What is not finite is found, not warned of: call it where NumPy's warnings are off.
+    A step is `begin_step`, any number of `start`, one `finish`. Call them where NumPy's
+    floating-point warnings are off: infinities and NaN are reported in the result.
 
     Parameters
     ----------
     world : World
-    layout : Layout
+    payload : Payload
 
     Attributes
     ----------
-    node_grads : (rows, length) float
+    node_count : int
+        The greatest number of nodes that any rank has in a step.
+    node_grads : (rows, length) array
     node_statistics : (rows, statistics) float64
-        Where this rank writes; `nodes` tells which rows.
+        This rank writes its nodes to the rows that `begin_step` returns.
     """
 
-    sets = 1  # of rows, taken in turn
+    sets = 1  # of rows, used in turn
 
-    def __init__(self, world: World, layout: Layout) -> None:
-        self.world, self.layout = world, layout
-        self.wire = WIRES[layout.wire]
-        self.programs = {n: tree.root_program(n, world.world_size) for n in layout.leaf_counts}
+    def __init__(self, world: World, payload: Payload) -> None:
+        self.world, self.payload = world, payload
+        self.wire = WIRES[payload.wire]
+        self.programs = {n: tree.root_program(n, world.world_size) for n in payload.leaf_counts}
         self.node_count = max(max(counts) for counts, _ in self.programs.values())
-        self._set = 0
+        self._set, self._leaf_count = 0, 0
         rank = world.rank
         self._slices = {
-            (size, which): slice(first := which * self.node_count, first + counts[rank])
-            for size, (counts, _) in self.programs.items()
+            (leaf_count, which): slice(first := which * self.node_count, first + counts[rank])
+            for leaf_count, (counts, _) in self.programs.items()
             for which in range(self.sets)
         }
         self._memory = self._allocate(self.sets * self.node_count)
         self.node_grads, self.node_statistics, self._signals = self._parts(self._memory)
 
     def _allocate(self, rows: int) -> Array:
-        return np.zeros((rows, self.layout.row_bytes), np.uint8)
+        return np.zeros((rows, self.payload.row_bytes), np.uint8)
 
     def _parts(self, memory: Array) -> tuple[Array, Array, Array]:
-        """See (..., row_bytes) bytes as gradients, statistics and signals."""
-        grads = memory[..., : self.layout.grad_bytes].view(self.layout.dtype)
-        tails = memory[..., self.layout.head_bytes :]
+        """View (..., row_bytes) bytes as gradients, statistics and signals."""
+        grads = memory[..., : self.payload.grad_bytes].view(self.payload.dtype)
+        tails = memory[..., self.payload.head_bytes :]
         return grads, tails[..., :-8].view(np.float64), tails[..., -8:].view(np.int64)[..., 0]
 
-    def nodes(self, size: int) -> slice:
-        """Return the rows into which this rank writes its nodes of a tree over `size` leaves."""
+    def begin_step(self, leaf_count: int) -> slice:
+        """Begin a step of `leaf_count` leaves; return the rows for the nodes of this rank."""
+        self._leaf_count = leaf_count
         self._set = (self._set + 1) % self.sets
-        return self._slices[size, self._set]
+        return self._slices[leaf_count, self._set]
 
     def start(self, begin: int) -> None:
-        """Hand over my nodes from element `begin` to the end: complete, and mine no more.
+        """Hand over this rank's nodes from element `begin` to the end: they are complete.
 
-        What has been handed over may travel now; call it often, with the same `begin` too.
+        They may travel from now on and must not be written any more. Messages advance only inside
+        this call, so call it often, also with the same `begin`.
         """
 
-    def finish(self, size: int, signal: int = 0) -> Reduced:
-        """Return what is known of the step after all ranks have met, summed over `size` leaves.
+    def finish(self, signal: int = 0) -> Reduced:
+        """Wait for all ranks; return the sums over all leaves of the step.
 
-        `signal` is a small number that this rank wants the others to see.
+        Parameters
+        ----------
+        signal : int
+            A number, 0 or greater, to be compared with those of the other ranks.
         """
         raise NotImplementedError
 
-    def _signal(self, signal: int) -> None:
-        """Write this rank's signal: into its first row, which is there even if it has no leaf."""
+    def _write_signal(self, signal: int) -> None:
+        """Write this rank's signal to its first row, which exists even if it owns no leaf."""
         self._signals[self._set * self.node_count] = signal
 
-    def in_order(self, rows: Array, size: int) -> list[Array]:
-        """List the nodes of all ranks in tree order; rows is (world_size, rows, ...)."""
-        counts, _ = self.programs[size]
+    def in_order(self, rows: Array, leaf_count: int) -> list[Array]:
+        """Return the nodes of all ranks in tree order; rows is (world_size, rows, ...)."""
+        counts, _ = self.programs[leaf_count]
         first = self._set * self.node_count
         return [
             rows[rank, first + node] for rank, count in enumerate(counts) for node in range(count)
@@ -190,17 +216,17 @@ class Reducer:
 
 
 class Local(Reducer):
-    """One rank: its only node is the root."""
+    """One rank alone: its only node is the root."""
 
-    def __init__(self, world: World, layout: Layout) -> None:
-        super().__init__(world, layout)
+    def __init__(self, world: World, payload: Payload) -> None:
+        super().__init__(world, payload)
         self._blocks = [block for (block,) in blocks(self.node_grads[0])]
 
-    def finish(self, size: int, signal: int = 0) -> Reduced:
+    def finish(self, signal: int = 0) -> Reduced:
         finite = all([is_finite(block) for block in self._blocks])
         return Reduced(self.node_grads[0], self.node_statistics[0], finite, signal)
 
 
 def is_finite(block: Array) -> bool:
-    """Tell whether every element is finite; one dot product unless there is doubt."""
+    """Return whether every element is finite: by one dot product, unless that overflows."""
     return math.isfinite(np.dot(block, block)) or bool(np.isfinite(block).all())

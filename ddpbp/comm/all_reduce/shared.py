@@ -1,84 +1,86 @@
-"""Reducers for the ranks of one machine, through memory that all of them see.
+"""Reducers for the ranks of one host, through memory that all of them see.
 
 Every rank writes the sums of its nodes where the others can read them; nothing is copied to be
 sent.
 """
 
-import mmap
-
 import numpy as np
 
 from ddpbp.base import tree
 from ddpbp.base.blocks import blocks
-from ddpbp.comm.all_reduce.reducer import (
-    Array,
-    Layout,
-    Reduced,
-    Reducer,
-    TreeSum,
-    is_finite,
-)
+from ddpbp.comm.all_reduce.reducer import Array, Payload, Reduced, Reducer, TreeSum, is_finite
+from ddpbp.comm.shared_memory import whole_pages
 from ddpbp.comm.world import World
 
 
 class Shared(Reducer):
-    """What reducers in shared memory have in common: rows that all ranks of a machine can read."""
+    """A reducer whose rows all ranks of the host can read.
 
-    def __init__(self, world: World, layout: Layout, memory: Array) -> None:
+    Parameters
+    ----------
+    world : World
+    payload : Payload
+    memory : (local_size, bytes) uint8
+        Shared memory, at least of the size of a rank's rows.
+    """
+
+    def __init__(self, world: World, payload: Payload, memory: Array) -> None:
         self._bytes = memory
-        super().__init__(world, layout)
+        super().__init__(world, payload)
         rows = self.sets * self.node_count
-        every = memory[:, : rows * layout.row_bytes].reshape(world.local_size, rows, -1)
+        every = memory[:, : rows * payload.row_bytes].reshape(world.local_size, rows, -1)
         self._all_grads, self._all_statistics, self._all_signals = self._parts(every)
-        self._statistics = np.zeros(layout.statistics)
+        self._statistics = np.zeros(payload.statistics)
         self._scratch: list[Array] = []
         self._plans: dict[tuple[int, int], tuple[list[TreeSum], TreeSum]] = {}
 
     def _allocate(self, rows: int) -> Array:
-        mine = self._bytes[self.world.local_rank, : rows * self.layout.row_bytes]
-        return mine.reshape(rows, self.layout.row_bytes)
+        mine = self._bytes[self.world.local_rank, : rows * self.payload.row_bytes]
+        return mine.reshape(rows, self.payload.row_bytes)
 
     @classmethod
-    def _rows_bytes(cls, world: World, layout: Layout) -> int:
-        programs = (tree.root_program(n, world.world_size) for n in layout.leaf_counts)
-        return cls.sets * max(max(counts) for counts, _ in programs) * layout.row_bytes
+    def _rows_bytes(cls, world: World, payload: Payload) -> int:
+        programs = (tree.root_program(n, world.world_size) for n in payload.leaf_counts)
+        return cls.sets * max(max(counts) for counts, _ in programs) * payload.row_bytes
 
     @classmethod
-    def make(cls, world: World, layout: Layout) -> "tuple[Shared | None, str]":
-        """Return the reducer, or None and the reason why this machine cannot have it."""
-        memory, reason = world.share(cls._rows_bytes(world, layout))
-        return (None if memory is None else cls(world, layout, memory)), reason
+    def make(cls, world: World, payload: Payload) -> "tuple[Shared | None, str]":
+        """Return the reducer, or None and the reason why there is no memory for it."""
+        memory, reason = world.share(cls._rows_bytes(world, payload))
+        return (None if memory is None else cls(world, payload, memory)), reason
 
-    def _sums(self, size: int, outs: list[Array], begin: int) -> tuple[list[TreeSum], TreeSum]:
-        """Plan the sums of `outs`, vectors in a row from element `begin` on, and the statistics."""
-        where = (size, self._set)
-        if where not in self._plans:
-            nodes, merges = self.in_order(self._all_grads, size), self.programs[size][1]
+    def _sums(self, outs: list[Array], begin: int) -> tuple[list[TreeSum], TreeSum]:
+        """Plan the sums of the statistics and of `outs`: adjacent vectors from `begin` on."""
+        leaf_count = self._leaf_count
+        key = (leaf_count, self._set)
+        if key not in self._plans:
+            nodes, merges = self.in_order(self._all_grads, leaf_count), self.programs[leaf_count][1]
             sums = []
             for out in outs:
                 values = [node[begin : begin + out.size] for node in nodes]
                 sums.append(TreeSum(values, merges, out, self._scratch, self.wire))
                 begin += out.size
-            statistics = self.in_order(self._all_statistics, size)
-            self._plans[where] = sums, TreeSum(statistics, merges, self._statistics, [])
-        return self._plans[where]
+            statistics = self.in_order(self._all_statistics, leaf_count)
+            self._plans[key] = sums, TreeSum(statistics, merges, self._statistics, [])
+        return self._plans[key]
 
 
 class SharedSmall(Shared):
-    """Every rank adds all nodes itself; two sets of rows, in turn, make one barrier enough.
+    """Every rank adds all nodes itself; one barrier is enough, since two sets of rows alternate.
 
-    A set is written again only after the next barrier, which nobody passes while still reading.
+    A set is written again only after the next barrier, which no rank passes while another one
+    still reads the set.
     """
 
     sets = 2
 
-    def __init__(self, world: World, layout: Layout, memory: Array) -> None:
-        super().__init__(world, layout, memory)
-        self._grad = np.zeros(layout.length, layout.dtype)
+    def __init__(self, world: World, payload: Payload, memory: Array) -> None:
+        super().__init__(world, payload, memory)
+        self._grad = np.zeros(payload.length, payload.dtype)
 
-    def finish(self, size: int, signal: int = 0) -> Reduced:
-        self._signal(signal)
-        (add_grads,), add_statistics = self._sums(size, [self._grad], 0)
+    def finish(self, signal: int = 0) -> Reduced:
+        self._write_signal(signal)
+        (add_grads,), add_statistics = self._sums([self._grad], 0)
         self.world.local_barrier()
         add_grads()
         add_statistics()
@@ -87,37 +89,46 @@ class SharedSmall(Shared):
 
 
 class SharedSums(Shared):
-    """What is summed slice by slice: one vector that all ranks of the machine read."""
+    """A reducer whose sum, too, lies in shared memory, so that each rank can add a part of it.
 
-    def __init__(self, world: World, layout: Layout, memory: Array, sums: Array) -> None:
-        super().__init__(world, layout, memory)
-        self._width = sums.shape[1] // layout.dtype.itemsize  # whole pages: they form one vector
-        self._grad = sums.reshape(-1).view(layout.dtype)[: layout.length]
+    Parameters
+    ----------
+    world : World
+    payload : Payload
+    memory : (local_size, bytes) uint8
+        Shared memory for the rows, and the last 8 bytes for a flag.
+    sums : (local_size, bytes) uint8
+        Shared memory in whole pages, so that the parts of all ranks form one vector.
+    """
+
+    def __init__(self, world: World, payload: Payload, memory: Array, sums: Array) -> None:
+        super().__init__(world, payload, memory)
+        self._width = sums.shape[1] // payload.dtype.itemsize
+        self._grad = sums.reshape(-1).view(payload.dtype)[: payload.length]
 
     @classmethod
-    def make(cls, world: World, layout: Layout) -> tuple[Shared | None, str]:
-        slice_bytes = -(-layout.grad_bytes // world.local_size)
-        pages = -(-slice_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory, reason = world.share(-(-cls._rows_bytes(world, layout) // 8) * 8 + 8)
-        sums, reason = world.share(pages) if memory is not None else (None, reason)
+    def make(cls, world: World, payload: Payload) -> tuple[Shared | None, str]:
+        slice_bytes = whole_pages(-(-payload.grad_bytes // world.local_size))
+        memory, reason = world.share(cls._rows_bytes(world, payload) + 8)
+        sums, reason = world.share(slice_bytes) if memory is not None else (None, reason)
         if memory is None or sums is None:
             return None, reason
-        return cls(world, layout, memory, sums), ""
+        return cls(world, payload, memory, sums), ""
 
 
 class SharedSlices(SharedSums):
-    """Each rank adds one slice of all nodes, block by block in its cache, for everybody to read."""
+    """Each rank adds one slice of all nodes, block by block in its cache, for all ranks to read."""
 
-    def __init__(self, world: World, layout: Layout, memory: Array, sums: Array) -> None:
-        super().__init__(world, layout, memory, sums)
+    def __init__(self, world: World, payload: Payload, memory: Array, sums: Array) -> None:
+        super().__init__(world, payload, memory, sums)
         self._finite = memory[:, -8:].view(np.int64)[:, 0]
-        self._begin = min(world.rank * self._width, layout.length)
+        self._begin = min(world.rank * self._width, payload.length)
         mine = self._grad[self._begin : (world.rank + 1) * self._width]
         self._mine = [block for (block,) in blocks(mine)]
 
-    def finish(self, size: int, signal: int = 0) -> Reduced:
-        self._signal(signal)
-        add_blocks, add_statistics = self._sums(size, self._mine, self._begin)
+    def finish(self, signal: int = 0) -> Reduced:
+        self._write_signal(signal)
+        add_blocks, add_statistics = self._sums(self._mine, self._begin)
         self.world.local_barrier()  # all rows are written
         finite = True
         for add in add_blocks:
