@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from ddpbp.cli.main import run
-from ddpbp.engine.trainer import Trainer
 from ddpbp.run import requests
-from ddpbp.store.model_file import model_file
+from ddpbp.store.model_file import encode_model
 
 # 107 rows to train on: 4 steps an epoch, 12 in all, and a short last batch.
 SMALL = [
@@ -37,12 +36,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Let SIGTERM come during these steps, and no other."""
     count = 0
 
-    def pending(self: requests.Requests, rank: int) -> int:
+    def pending(self: requests.SaveRequests, rank: int) -> int:
         nonlocal count
         count += rank == 0
         return requests.SIGNAL + signal.SIGTERM if count in steps and rank == 0 else 0
 
-    monkeypatch.setattr(requests.Requests, "pending", pending)
+    monkeypatch.setattr(requests.SaveRequests, "pending", pending)
 
 
 WAYS: dict[str, list[str]] = {
@@ -286,6 +285,7 @@ def test_the_last_and_the_best_are_kept(tmp_path, monkeypatch):
     assert run([*SMALL, *keep, "epochs=6", f"output={tmp_path}"]) == 0
     found = {path.name for path in (tmp_path / "checkpoints").glob("step-*")}
     assert found == {f"step-{4 * epoch:08d}" for epoch in (2, 3, 6)}
+    assert (tmp_path / "checkpoints/best").read_text() == f"step-{4 * 2:08d}\n"
     assert json.loads((tmp_path / "result.json").read_text())["best_epoch"] == 2
 
 
@@ -298,8 +298,8 @@ def test_training_goes_on_if_a_checkpoint_fails(tmp_path, undisturbed, run_folde
         stop_at(patch, 5)
         failing = iter([False, True, True])
         patch.setattr(
-            "ddpbp.store.checkpoint.model_file",
-            lambda *given: full() if next(failing) else model_file(*given),
+            "ddpbp.store.checkpoint.encode_model",
+            lambda *arguments: full() if next(failing) else encode_model(*arguments),
         )
         assert run(command) == 1  # a stop that cannot save is a failure, not 75
     out, err = capsys.readouterr()
@@ -395,7 +395,7 @@ def test_a_second_signal_ends_at_once_even_while_waiting_in_c(python, tmp_path):
 import os, signal, threading, time
 from ddpbp.run import requests
 requests.PATIENCE_SECONDS = 0.2
-with requests.Requests(max_seconds=0, every_minutes=0, alone=False) as asked:
+with requests.SaveRequests(max_seconds=0, every_minutes=0, alone=False) as asked:
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     time.sleep(0.3)
@@ -408,7 +408,7 @@ with requests.Requests(max_seconds=0, every_minutes=0, alone=False) as asked:
 """
     ended = python("-c", code, seconds=20)
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
-    assert ended.stderr == "ddpbp: SIGTERM for the second time: ended at once\n"
+    assert ended.stderr == "ddpbp: second signal, SIGTERM: exiting at once without saving\n"
 
 
 def test_after_max_seconds_all_ranks_stop(mpirun, tmp_path):
@@ -422,7 +422,7 @@ def test_after_max_seconds_all_ranks_stop(mpirun, tmp_path):
 def test_minutes_are_counted_from_the_last_checkpoint(monkeypatch):
     now = 100.0
     monkeypatch.setattr("ddpbp.run.requests.time.monotonic", lambda: now)
-    clock = requests.Requests(max_seconds=200, every_minutes=1, alone=False)
+    clock = requests.SaveRequests(max_seconds=200, every_minutes=1, alone=False)
     asked = []
     for now in (159.0, 161.0, 161.1, 301.0):
         asked.append((clock.pending(0), clock.pending(1)))

@@ -9,7 +9,7 @@ from ddpbp.comm.simulated import simulate
 from ddpbp.errors import OutOfStep
 from ddpbp.run.start import Start
 from ddpbp.store.checkpoint import Checkpoint, Progress, State
-from ddpbp.store.run_folder import complete
+from ddpbp.store.run_folder import add_missing_records
 from tests.conftest import _launcher
 
 # Ranks, as they were at the start, are killed at places: (what is called, its n-th call there).
@@ -133,5 +133,8 @@ def test_ranks_that_are_equally_far_must_be_equal():
 def test_records_that_the_dead_did_not_write_are_added():
     there = b'{"kind":"step","epoch":1,"step":4}\n'
     epoch, step = {"kind": "epoch", "epoch": 1, "step": 4}, {"kind": "step", "epoch": 1, "step": 4}
-    assert complete(there, [epoch, step]) == there + b'{"kind":"epoch","epoch":1,"step":4}\n'
-    assert complete(b"", [epoch, step]).count(b"\n") == 2
+    assert (
+        add_missing_records(there, [epoch, step])
+        == there + b'{"kind":"epoch","epoch":1,"step":4}\n'
+    )
+    assert add_missing_records(b"", [epoch, step]).count(b"\n") == 2
