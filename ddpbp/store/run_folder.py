@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ddpbp.errors import ConfigError
+from ddpbp.errors import ConfigError, DataError
 from ddpbp.store.files import json_text, write_whole
 
 CONFIG = "config.toml"
@@ -79,19 +79,36 @@ def remove_unfinished(folder: str | Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+class _Record(msgspec.Struct):
+    """The place of a line of metrics.jsonl."""
+
+    kind: str
+    epoch: int
+    step: int
+
+
 def metrics_until(folder: str | Path, epoch: int, step: int) -> bytes:
-    """Return the lines of metrics.jsonl as they stood after `epoch` epochs and `step` steps."""
+    """Return the lines of metrics.jsonl as they stood after `epoch` epochs and `step` steps.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read; a missing one has no lines.
+    """
     kept = []
+    file = Path(folder) / METRICS
     try:
-        lines = (Path(folder) / METRICS).read_bytes().splitlines(keepends=True)
+        lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         lines = []
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from None
     for line in lines:
         try:
-            record = msgspec.json.decode(line)
-        except msgspec.DecodeError:  # cut off by a kill
+            record = msgspec.json.decode(line, type=_Record)
+        except (msgspec.DecodeError, UnicodeError):  # cut off by a kill
             break
-        if record["epoch"] <= epoch if record["kind"] == "epoch" else record["step"] <= step:
+        if record.epoch <= epoch if record.kind == "epoch" else record.step <= step:
             kept.append(line)
     return b"".join(kept)
 
