@@ -1,4 +1,4 @@
-"""An interruption leaves no trace in the numbers, wherever and on however many ranks it goes on."""
+"""An interruption leaves no trace in the numbers, wherever and on however many ranks it resumes."""
 
 import json
 import shutil
@@ -147,7 +147,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_taken(
     interrupted, undisturbed, run_folder, capsys, damage
 ):
     newest = interrupted / "checkpoints/step-00000006"
@@ -195,7 +195,9 @@ def test_an_earlier_checkpoint_takes_the_run_back(interrupted, undisturbed, run_
         assert run_folder(folder) == undisturbed
 
 
-def test_auto_starts_afresh_where_there_is_no_checkpoint(undisturbed, run_folder, tmp_path, capsys):
+def test_auto_starts_from_the_beginning_without_a_checkpoint(
+    undisturbed, run_folder, tmp_path, capsys
+):
     command = [*SMALL, f"output={tmp_path}"]
     assert run([*command, "--resume", "auto"]) == 0
     assert "starting from the beginning" in capsys.readouterr().out
@@ -214,7 +216,7 @@ def test_auto_starts_afresh_where_there_is_no_checkpoint(undisturbed, run_folder
     assert "no checkpoint there" in capsys.readouterr().err
 
 
-def test_a_complete_run_says_so_and_goes_on_with_more_epochs(tmp_path, run_folder, capsys):
+def test_a_complete_run_is_reported_and_resumes_with_more_epochs(tmp_path, run_folder, capsys):
     constant = [*SMALL, "schedule.name=constant"]
     assert run([*constant, f"output={tmp_path / 'long'}", "epochs=4"]) == 0
     command = [*constant, f"output={tmp_path / 'short'}"]
@@ -446,7 +448,7 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def test_a_killed_rank_ends_the_job_and_the_run_goes_on_elsewhere(
+def test_a_killed_rank_ends_the_job_and_the_run_resumes_elsewhere(
     mpirun, undisturbed, run_folder, tmp_path
 ):
     (tmp_path / "driver.py").write_text(KILLED)

@@ -17,6 +17,8 @@ DRIVER = """
 import os, signal, sys
 from ddpbp.store import checkpoint
 from ddpbp.engine import evaluator as evaluate
+from ddpbp.engine.trainer import Trainer
+from ddpbp.run import loop
 from ddpbp.run import training as train
 from ddpbp.cli.main import run
 from ddpbp.comm.all_reduce.portable import Gathered
@@ -41,11 +43,11 @@ PLACES = {
         *((1, "Gathered", "finish", 20), (0, "Gathered", "finish", 33)),
     ],
     "two at once, ahead of the third": [
-        *((0, "train.Trainer", "learning_rate", 30), (2, "train.Trainer", "learning_rate", 30)),
+        *((0, "Trainer", "train_step", 30), (2, "Trainer", "train_step", 30)),
     ],
     "while it evaluates": [(0, "evaluate.Evaluator", "score", 2)],
     "while it saves": [(0, "checkpoint", "write_synced", 2)],
-    "as it writes the result": [(0, "train", "write_json", 1)],
+    "as it writes the result": [(0, "loop", "write_json", 1)],
     "when all is done": [(2, "Heartbeat", "_stop", 1)],
 }
 SETTINGS = ["epochs=3", "checkpoint.every_steps=10", "log_every_steps=1", "threads=1"]
