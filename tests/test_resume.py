@@ -1,4 +1,4 @@
-"""An interruption leaves no trace in the numbers, wherever and on however many ranks it goes on."""
+"""An interruption leaves no trace in the numbers, wherever and on however many ranks it resumes."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 from ddpbp.cli.main import run
 from ddpbp.run import requests
-from ddpbp.store.model_file import model_file
+from ddpbp.store.model_file import encode_model
 
 # 107 rows to train on: 4 steps an epoch, 12 in all, and a short last batch.
 SMALL = [
@@ -36,12 +36,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Let SIGTERM come during these steps, and no other."""
     count = 0
 
-    def pending(self: requests.Requests, rank: int) -> int:
+    def pending(self: requests.SaveRequests, rank: int) -> int:
         nonlocal count
         count += rank == 0
         return requests.SIGNAL + signal.SIGTERM if count in steps and rank == 0 else 0
 
-    monkeypatch.setattr(requests.Requests, "pending", pending)
+    monkeypatch.setattr(requests.SaveRequests, "pending", pending)
 
 
 WAYS: dict[str, list[str]] = {
@@ -147,7 +147,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_taken(
     interrupted, undisturbed, run_folder, capsys, damage
 ):
     newest = interrupted / "checkpoints/step-00000006"
@@ -195,7 +195,9 @@ def test_an_earlier_checkpoint_takes_the_run_back(interrupted, undisturbed, run_
         assert run_folder(folder) == undisturbed
 
 
-def test_auto_starts_afresh_where_there_is_no_checkpoint(undisturbed, run_folder, tmp_path, capsys):
+def test_auto_starts_from_the_beginning_without_a_checkpoint(
+    undisturbed, run_folder, tmp_path, capsys
+):
     command = [*SMALL, f"output={tmp_path}"]
     assert run([*command, "--resume", "auto"]) == 0
     assert "starting from the beginning" in capsys.readouterr().out
@@ -214,7 +216,7 @@ def test_auto_starts_afresh_where_there_is_no_checkpoint(undisturbed, run_folder
     assert "no checkpoint there" in capsys.readouterr().err
 
 
-def test_a_complete_run_says_so_and_goes_on_with_more_epochs(tmp_path, run_folder, capsys):
+def test_a_complete_run_is_reported_and_resumes_with_more_epochs(tmp_path, run_folder, capsys):
     constant = [*SMALL, "schedule.name=constant"]
     assert run([*constant, f"output={tmp_path / 'long'}", "epochs=4"]) == 0
     command = [*constant, f"output={tmp_path / 'short'}"]
@@ -285,6 +287,7 @@ def test_the_last_and_the_best_are_kept(tmp_path, monkeypatch):
     assert run([*SMALL, *keep, "epochs=6", f"output={tmp_path}"]) == 0
     found = {path.name for path in (tmp_path / "checkpoints").glob("step-*")}
     assert found == {f"step-{4 * epoch:08d}" for epoch in (2, 3, 6)}
+    assert (tmp_path / "checkpoints/best").read_text() == f"step-{4 * 2:08d}\n"
     assert json.loads((tmp_path / "result.json").read_text())["best_epoch"] == 2
 
 
@@ -297,8 +300,8 @@ def test_training_goes_on_if_a_checkpoint_fails(tmp_path, undisturbed, run_folde
         stop_at(patch, 5)
         failing = iter([False, True, True])
         patch.setattr(
-            "ddpbp.store.checkpoint.model_file",
-            lambda *given: full() if next(failing) else model_file(*given),
+            "ddpbp.store.checkpoint.encode_model",
+            lambda *arguments: full() if next(failing) else encode_model(*arguments),
         )
         assert run(command) == 1  # a stop that cannot save is a failure, not 75
     out, err = capsys.readouterr()
@@ -394,7 +397,7 @@ def test_a_second_signal_ends_at_once_even_while_waiting_in_c(python, tmp_path):
 import os, signal, threading, time
 from ddpbp.run import requests
 requests.PATIENCE_SECONDS = 0.2
-with requests.Requests(max_seconds=0, every_minutes=0, alone=False) as asked:
+with requests.SaveRequests(max_seconds=0, every_minutes=0, alone=False) as asked:
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     time.sleep(0.3)
@@ -407,7 +410,7 @@ with requests.Requests(max_seconds=0, every_minutes=0, alone=False) as asked:
 """
     ended = python("-c", code, seconds=20)
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
-    assert ended.stderr == "ddpbp: SIGTERM for the second time: ended at once\n"
+    assert ended.stderr == "ddpbp: second signal, SIGTERM: exiting at once without saving\n"
 
 
 def test_after_max_seconds_all_ranks_stop(mpirun, tmp_path):
@@ -421,7 +424,7 @@ def test_after_max_seconds_all_ranks_stop(mpirun, tmp_path):
 def test_minutes_are_counted_from_the_last_checkpoint(monkeypatch):
     now = 100.0
     monkeypatch.setattr("ddpbp.run.requests.time.monotonic", lambda: now)
-    clock = requests.Requests(max_seconds=200, every_minutes=1, alone=False)
+    clock = requests.SaveRequests(max_seconds=200, every_minutes=1, alone=False)
     asked = []
     for now in (159.0, 161.0, 161.1, 301.0):
         asked.append((clock.pending(0), clock.pending(1)))
@@ -445,7 +448,7 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def test_a_killed_rank_ends_the_job_and_the_run_goes_on_elsewhere(
+def test_a_killed_rank_ends_the_job_and_the_run_resumes_elsewhere(
     mpirun, undisturbed, run_folder, tmp_path
 ):
     (tmp_path / "driver.py").write_text(KILLED)

@@ -9,7 +9,7 @@ from ddpbp.comm.simulated import simulate
 from ddpbp.errors import OutOfStep
 from ddpbp.run.start import Start
 from ddpbp.store.checkpoint import Checkpoint, Progress, State
-from ddpbp.store.run_folder import complete
+from ddpbp.store.run_folder import add_missing_records
 from tests.conftest import _launcher
 
 # Ranks, as they were at the start, are killed at places: (what is called, its n-th call there).
@@ -17,6 +17,8 @@ DRIVER = """
 import os, signal, sys
 from ddpbp.store import checkpoint
 from ddpbp.engine import evaluator as evaluate
+from ddpbp.engine.trainer import Trainer
+from ddpbp.run import loop
 from ddpbp.run import training as train
 from ddpbp.cli.main import run
 from ddpbp.comm.all_reduce.portable import Gathered
@@ -41,11 +43,11 @@ PLACES = {
         *((1, "Gathered", "finish", 20), (0, "Gathered", "finish", 33)),
     ],
     "two at once, ahead of the third": [
-        *((0, "train.Trainer", "learning_rate", 30), (2, "train.Trainer", "learning_rate", 30)),
+        *((0, "Trainer", "train_step", 30), (2, "Trainer", "train_step", 30)),
     ],
     "while it evaluates": [(0, "evaluate.Evaluator", "score", 2)],
     "while it saves": [(0, "checkpoint", "write_synced", 2)],
-    "as it writes the result": [(0, "train", "write_json", 1)],
+    "as it writes the result": [(0, "loop", "write_json", 1)],
     "after the end": [(2, "Heartbeat", "_stop", 1)],
 }
 SETTINGS = ["epochs=3", "checkpoint.every_steps=10", "log_every_steps=1", "threads=1"]
@@ -133,5 +135,8 @@ def test_ranks_at_the_same_step_must_be_equal():
 def test_records_that_a_dead_rank_did_not_write_are_added():
     there = b'{"kind":"step","epoch":1,"step":4}\n'
     epoch, step = {"kind": "epoch", "epoch": 1, "step": 4}, {"kind": "step", "epoch": 1, "step": 4}
-    assert complete(there, [epoch, step]) == there + b'{"kind":"epoch","epoch":1,"step":4}\n'
-    assert complete(b"", [epoch, step]).count(b"\n") == 2
+    assert (
+        add_missing_records(there, [epoch, step])
+        == there + b'{"kind":"epoch","epoch":1,"step":4}\n'
+    )
+    assert add_missing_records(b"", [epoch, step]).count(b"\n") == 2

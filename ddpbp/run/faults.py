@@ -8,7 +8,7 @@ from pathlib import Path
 from ddpbp.comm.world import Lost
 from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import DdpbpError, Stopped
-from ddpbp.store.checkpoint import Writer
+from ddpbp.store.checkpoint_writer import Writer
 from ddpbp.store.run_folder import write_fault
 
 SPEAK_SECONDS = 2.0

@@ -20,26 +20,27 @@ from ddpbp.errors import DdpbpError, Stopped
 from ddpbp.run.callbacks import Callback, judged_by
 from ddpbp.run.faults import finished, recorded
 from ddpbp.run.report import Report, figure
-from ddpbp.run.requests import SAVE, Requests, is_stop, reason
+from ddpbp.run.requests import SAVE, SaveRequests, is_stop, reason
 from ddpbp.run.sinks.jsonl import JsonLines
 from ddpbp.run.start import Start
-from ddpbp.store.checkpoint import Checkpoint, Progress, State, Writer, metrics_of, name_of
-from ddpbp.store.model_file import Model, save_model
+from ddpbp.store.checkpoint import Checkpoint, Progress, State, metrics_of, name_of
+from ddpbp.store.checkpoint_writer import Writer
+from ddpbp.store.files import write_json
+from ddpbp.store.model_file import StoredModel, write_model
 from ddpbp.store.run_folder import (
     CHECKPOINTS,
     METRICS,
     MODEL,
     RESULT,
+    add_missing_records,
     begin_run,
-    complete,
-    write_json,
 )
 
 
 class Outcome(NamedTuple):
     """The outcome of a run: the trained model, and what result.json holds."""
 
-    model: Model
+    model: StoredModel
     result: dict[str, Any]
 
 
@@ -56,7 +57,7 @@ class Run:
     report : Report
     folder : Path or None
         The run folder; rank 0 writes it. None writes nothing.
-    requests : Requests
+    requests : SaveRequests
     callbacks : sequence of Callback
         This rank's own.
     """
@@ -69,7 +70,7 @@ class Run:
         dataset: Dataset,
         report: Report,
         folder: Path | None,
-        requests: Requests,
+        requests: SaveRequests,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.trainer, self.evaluator = config, trainer, evaluator
@@ -78,7 +79,7 @@ class Run:
         self.progress = Progress()
         self.began = False
         self.examples, self.seconds = 0, 0.0  # of this process: a resumed run begins at 0
-        self.model = Model(
+        self.model = StoredModel(
             config,
             trainer.network,
             trainer.theta,
@@ -117,7 +118,9 @@ class Run:
             start.require_fit(self.trainer.vectors)
             start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
             if self.writer and self.folder and not start.result:
-                metrics = checkpoint and complete(metrics_of(checkpoint), foremost.records)
+                metrics = checkpoint and add_missing_records(
+                    metrics_of(checkpoint), foremost.records
+                )
                 begin_run(self.folder, to_toml(self.config), metrics)
         if checkpoint:
             state = checkpoint.state
@@ -293,7 +296,7 @@ class Run:
         with self.world.together():
             if self.writer and self.folder:
                 self._warn_of_failed_write()
-                save_model(self.folder / MODEL, self.model)
+                write_model(self.folder / MODEL, self.model)
                 write_json(self.folder / RESULT, result)
 
     def _scores(self, name: str) -> dict[str, float | None]:

@@ -1,7 +1,8 @@
-"""What a rank asks of all others at a step: to save, or to save and stop, as one small number.
+"""Requests to save, or to save and stop: from signals and clocks to one number for each step.
 
-The largest number of all ranks is what is done. Signals may come to any rank; clocks are read on
-rank 0 alone.
+Every rank states its request as a small integer that rides on the step's reduction; the largest of
+all ranks is carried out by all of them. (An MPI request, which `comm` waits for, is another thing.)
+Signals may reach any rank; clocks are read on rank 0 only.
 """
 
 import os
@@ -12,38 +13,39 @@ import time
 from types import TracebackType
 from typing import Self
 
-NOTHING, SAVE, TIME, SIGNAL = 0, 1, 2, 100  # from SIGNAL on: a signal's number on top
+NOTHING, SAVE, TIME, SIGNAL = 0, 1, 2, 100  # from SIGNAL on: plus the number of the signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# A scheduler signals every process, and a launcher passes it on: one request arrives several times.
+# A scheduler signals every process and a launcher passes it on: one request arrives several times.
 PATIENCE_SECONDS = 2.0
 
 
 def is_stop(request: int) -> bool:
-    """Tell whether a request is to stop."""
+    """Return whether a request is to stop."""
     return request >= TIME
 
 
 def reason(request: int, max_seconds: float) -> str:
-    """Say in a word who asked to stop."""
+    """Return what asked to stop: the name of a signal, or the setting that was reached."""
     if request >= SIGNAL:
         return signal.Signals(request - SIGNAL).name
     return f"max_seconds = {max_seconds:g}"
 
 
-class Requests:
-    """Listens for signals while it is entered, and watches the clocks of rank 0.
+class SaveRequests:
+    """Catches signals while it is entered, and watches the clocks of rank 0.
 
-    A signal is noted at once even while MPI waits in C, where no handler of Python runs: the
-    interpreter writes its number to a pipe, and a thread reads it. So a second one ends this
+    A signal is noticed at once even while MPI waits in C, where no Python handler runs: the
+    interpreter writes its number to a pipe, and a thread reads it. So a second signal ends this
     process, and with it the job, whatever it is doing.
 
     Parameters
     ----------
     max_seconds, every_minutes : float
-        0 is off; for rank 0 only.
+        Time until the run stops, and between two saves; 0 turns either off. Rank 0 only.
     alone : bool
-        Whether this process has a terminal to itself: then a second SIGINT is one.
+        Whether this process has a terminal to itself: then a second SIGINT always counts, however
+        soon it follows the first.
     """
 
     def __init__(self, *, max_seconds: float, every_minutes: float, alone: bool) -> None:
@@ -53,10 +55,10 @@ class Requests:
         self._every_seconds = 60.0 * every_minutes if every_minutes else float("inf")
         self._save_seconds = now + self._every_seconds
         self._signal, self._first_seconds = 0, 0.0
-        self._before: dict[int, object] = {}
+        self._handlers: dict[int, object] = {}
 
     def pending(self, rank: int) -> int:
-        """Return what this rank asks of all."""
+        """Return this rank's request."""
         if self._signal:
             return SIGNAL + self._signal
         if rank:
@@ -67,7 +69,7 @@ class Requests:
         return SAVE if now > self._save_seconds else NOTHING
 
     def saved(self) -> None:
-        """Count the minutes from now on."""
+        """Restart the minutes until the next save."""
         self._save_seconds = time.monotonic() + self._every_seconds
 
     def __enter__(self) -> Self:
@@ -75,7 +77,7 @@ class Requests:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, _do_nothing)
+                self._handlers[number] = signal.signal(number, _do_nothing)
             signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             self._thread = threading.Thread(target=self._listen, name="ddpbp signals", daemon=True)
             self._thread.start()
@@ -87,13 +89,13 @@ class Requests:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._before:
+        if not self._handlers:
             return
         signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before.clear()
-        os.write(self._write, b"\0")
+        self._handlers.clear()
+        os.write(self._write, b"\0")  # ends the thread
         self._thread.join()
         os.close(self._read)
         os.close(self._write)
@@ -104,9 +106,9 @@ class Requests:
                 if not number:
                     return
                 if number in SIGNALS:
-                    self._note(number)
+                    self._receive(number)
 
-    def _note(self, number: int) -> None:
+    def _receive(self, number: int) -> None:
         now = time.monotonic()
         if not self._signal:
             self._signal, self._first_seconds = number, now
@@ -114,10 +116,10 @@ class Requests:
             now - self._first_seconds > PATIENCE_SECONDS
         ):
             name = signal.Signals(number).name
-            sys.stderr.write(f"ddpbp: {name} for the second time: ended at once\n")
+            sys.stderr.write(f"ddpbp: second signal, {name}: exiting at once without saving\n")
             sys.stderr.flush()
             os._exit(128 + number)
 
 
 def _do_nothing(*_: object) -> None:
-    """Be there, so that the interpreter takes note of the signal."""
+    """Handle a signal without effect: only signals with a handler reach the wake-up pipe."""

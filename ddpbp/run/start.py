@@ -1,6 +1,5 @@
-"""How a run starts: anew, or from a checkpoint whose numbers it would go on with bit for bit."""
+"""How a run starts: from the beginning, or from a checkpoint that it resumes bit for bit."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ import numpy.typing as npt
 from ddpbp.base import blas
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config, differences
-from ddpbp.errors import ConfigError, DataError, OutOfStep
-from ddpbp.store import run_folder
-from ddpbp.store.checkpoint import Checkpoint, find
+from ddpbp.errors import ConfigError, OutOfStep
+from ddpbp.store.checkpoint import Checkpoint, find_checkpoint
+from ddpbp.store.files import read_json
+from ddpbp.store.run_folder import RESULT, make_run_folder
 
 
 @dataclass
@@ -23,15 +23,15 @@ class Start:
     Attributes
     ----------
     checkpoint : Checkpoint or None
-        What to go on from.
+        The checkpoint to resume from.
     force : bool
-        Go on though the numbers will be other ones.
+        Resume although the numbers will differ.
     result : dict or None
-        What result.json holds, if the run is complete already.
+        The content of result.json, if the run is already complete.
     notes : list of str
-        To be said.
+        Lines for the report.
     records : list of dict
-        The last ones of the metrics, where the file may lack them.
+        The last records of the metrics, where the file may lack them.
     """
 
     checkpoint: Checkpoint | None = None
@@ -42,7 +42,7 @@ class Start:
 
     @property
     def step(self) -> int | None:
-        """The step to go on from."""
+        """The step to resume from."""
         return self.checkpoint and self.checkpoint.state.step
 
     @property
@@ -51,7 +51,7 @@ class Start:
         return self.checkpoint and self.checkpoint.vectors
 
     def foremost(self, world: World) -> "tuple[int, Start]":
-        """Find the rank that has come farthest: when others were lost, some missed the last step.
+        """Find the rank that has come farthest: where ranks were lost, some missed the last step.
 
         Returns
         -------
@@ -69,41 +69,47 @@ class Start:
             state = self.checkpoint.state
             mine = state.progress.epoch, state.step, state.theta_sha256
         places = world.all_gather_object(mine)
-        ahead = max((place[:2] for place in places if place), default=None)
+        farthest = max((place[:2] for place in places if place), default=None)
         hashes = {
-            place[2]: rank for rank, place in enumerate(places) if place and place[:2] == ahead
+            place[2]: rank for rank, place in enumerate(places) if place and place[:2] == farthest
         }
         if len(hashes) > 1:
             raise OutOfStep(f"ranks {sorted(hashes.values())} differ in the weights they hold")
         root = max(hashes.values(), default=0)
-        found = self.checkpoint and self.checkpoint._replace(vectors={})
-        return root, world.broadcast(Start(found, records=self.records), root)
+        checkpoint = self.checkpoint and self.checkpoint._replace(vectors={})
+        return root, world.broadcast(Start(checkpoint, records=self.records), root)
 
-    def refuse(self, what: str) -> None:
-        """Refuse to go on with other numbers, unless forced: then note it."""
+    def refuse(self, difference: str) -> None:
+        """Refuse to resume with other numbers; if forced, note the difference instead."""
         assert self.checkpoint is not None
-        text = f"{self.checkpoint.path} was made with other settings, data or software: {what}"
+        text = f"{self.checkpoint.path} was made with other settings, data or software: "
+        text += difference
         if not self.force:
-            raise ConfigError(f"{text}; undo the change, or go on all the same with --force")
-        self.notes.append(f"warning: {text}; going on, as forced")
+            raise ConfigError(f"{text}; undo the change, or resume all the same with --force")
+        self.notes.append(f"warning: {text}; resuming because of --force")
 
     def require_fit(self, vectors: Mapping[str, npt.NDArray[Any]]) -> None:
         """Refuse a checkpoint of another network or optimizer, forced or not.
 
+        Parameters
+        ----------
+        vectors : mapping of str to array
+            Those of this network and optimizer.
+
         Raises
         ------
         ConfigError
-            Says what does not fit.
+            Lists the vectors that the checkpoint holds and those that are needed.
         """
         if self.checkpoint is None:
             return
-        found, needed = (
+        held, needed = (
             ", ".join(f"{name} {vector.dtype} ({vector.size:,})" for name, vector in some.items())
             for some in (self.checkpoint.vectors, vectors)
         )
-        if found != needed:
+        if held != needed:
             raise ConfigError(
-                f"{self.checkpoint.path} holds {found}; this network and optimizer need {needed}: "
+                f"{self.checkpoint.path} holds {held}; this network and optimizer need {needed}: "
                 "take the model and optimizer settings of the checkpoint, or start a new run"
             )
 
@@ -113,7 +119,7 @@ class Start:
         Raises
         ------
         ConfigError
-            Says what differs, unless forced.
+            Names what differs, unless forced.
         """
         if self.checkpoint is None:
             return
@@ -133,54 +139,53 @@ class Start:
             )
 
 
-def prepare(
-    config: Config, folder: Path, *, overwrite: bool, resume: str | None, force: bool
+def find_start(
+    config: Config, folder: str | Path, *, overwrite: bool, resume: str | None, force: bool
 ) -> Start:
-    """Find out, on rank 0, how a run in `folder` starts; nothing of a run there is touched.
+    """Find, on rank 0, how a run in `folder` starts; a run that is there is not changed.
 
     Raises
     ------
     ConfigError
         If a run is in the way, or the checkpoint was made with other settings.
     DataError
-        If there is nothing to go on from.
+        If there is no checkpoint at the path in `resume`, or none that is whole.
     """
+    folder = Path(folder)
     if resume is None:
-        run_folder.make_run_folder(folder, overwrite=overwrite)
+        make_run_folder(folder, overwrite=overwrite)
         return Start()
-    found, notes = find(resume, folder)
-    in_place = found is None or found.path.resolve().parent.parent == folder.resolve()
-    complete = in_place and (folder / run_folder.RESULT).exists()
-    if found is None and complete:
+    checkpoint, notes = find_checkpoint(resume, folder)
+    in_place = checkpoint is None or checkpoint.path.resolve().parent.parent == folder.resolve()
+    complete = in_place and (folder / RESULT).exists()
+    if checkpoint is None and complete:
         raise ConfigError(
             f"output {folder} holds a complete run without a checkpoint; add --overwrite (without "
             "--resume) to replace it, or choose another folder with output=..."
         )
-    run_folder.make_run_folder(folder, overwrite=overwrite or in_place)
-    start = Start(found, force, notes=notes)
-    if found is None:
+    make_run_folder(folder, overwrite=overwrite or in_place)
+    start = Start(checkpoint, force, notes=notes)
+    if checkpoint is None:
         start.notes.append(f"no checkpoint in {folder}: starting from the beginning")
         return start
-    state = found.state
-    if differing := differences(state.config, config):
-        start.refuse("; ".join(differing))
-    reached = state.progress
-    if reached.epoch + (reached.position > 0) > config.epochs:
-        raise ConfigError(
-            f"epochs = {config.epochs}, but {found.path} is in epoch "
-            f"{reached.epoch + (reached.position > 0)}: raise epochs"
-        )
-    if complete and reached.epoch == config.epochs:
-        start.result = _read_result(folder / run_folder.RESULT)
+    _require_same_course(start, checkpoint, config)
+    progress = checkpoint.state.progress
+    if complete and progress.epoch == config.epochs:
+        start.result = read_json(folder / RESULT)
     start.notes.append(
-        f"going on from {found.path}: step {state.step}, epoch {reached.epoch + 1}, "
-        f"{reached.position} examples of it seen"
+        f"going on from {checkpoint.path}: step {checkpoint.state.step}, epoch "
+        f"{progress.epoch + 1} after {progress.position} of its examples"
     )
     return start
 
 
-def _read_result(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
+def _require_same_course(start: Start, checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse other settings than the checkpoint's, and fewer epochs than it has begun."""
+    state = checkpoint.state
+    if changes := differences(state.config, config):
+        start.refuse("; ".join(changes))
+    begun = state.progress.epoch + (state.progress.position > 0)
+    if begun > config.epochs:
+        raise ConfigError(
+            f"epochs = {config.epochs}, but {checkpoint.path} is in epoch {begun}: raise epochs"
+        )

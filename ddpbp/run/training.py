@@ -22,11 +22,11 @@ from ddpbp.run.callbacks import Callback, CompareRanks, SaveCandidates
 from ddpbp.run.loop import Outcome, Run
 from ddpbp.run.ranks import choose_threads, require_enough_leaves
 from ddpbp.run.report import Report
-from ddpbp.run.requests import Requests
+from ddpbp.run.requests import SaveRequests
 from ddpbp.run.sinks import Sink
 from ddpbp.run.sinks.bar import Bar
 from ddpbp.run.sinks.console import Console
-from ddpbp.run.start import Start, prepare
+from ddpbp.run.start import Start, find_start
 from ddpbp.store.run_folder import write_fault
 
 
@@ -81,7 +81,7 @@ def train(
     alone = launched() is None
     if bar is None:
         bar = world.world_size == 1 and alone and sys.stdout.isatty()
-    requests = Requests(
+    requests = SaveRequests(
         max_seconds=config.max_seconds, every_minutes=config.checkpoint.every_minutes, alone=alone
     )
     process = Process(
@@ -89,7 +89,7 @@ def train(
         None if fast_dev_run else Path(config.output),
         requests,
         callbacks,
-        lambda: prepare(
+        lambda: find_start(
             config, Path(config.output), overwrite=overwrite, resume=resume, force=force
         ),
         bar=bar,
@@ -108,7 +108,7 @@ class Process:
     ----------
     config : Config
     folder : Path or None
-    requests : Requests
+    requests : SaveRequests
     callbacks : sequence of callable
     find_start : callable
         Returns how the run starts; for rank 0.
@@ -122,7 +122,7 @@ class Process:
 
     config: Config
     folder: Path | None
-    requests: Requests
+    requests: SaveRequests
     callbacks: Sequence[Callable[[], Callback]]
     find_start: Callable[[], Start]
     bar: bool

@@ -1,25 +1,49 @@
-"""The model file: weights as safetensors, and what is needed to use them."""
+"""The model file: the weights as safetensors, and in its metadata what is needed to use them.
 
+Layer l is "{2 (l - 1)}.weight" (n_l, n_{l-1}) and "{2 (l - 1)}.bias" (n_l,), the names of a
+`torch.nn.Sequential` in which activations stand between the layers; no other tensor is needed. The
+metadata have two keys: "ddpbp", the description of the model as JSON, and "sha256", the hash of
+that text. The description holds the hash of θ, so a flipped bit anywhere is noticed.
+
+Formats
+-------
+1   No format number and no hashes; the standardisation is two tensors, "standardization.mean" and
+    "standardization.deviation". Read, no longer written.
+2   The standardisation stands in the description: `repr` of a float64 gives the same float64 back.
+
+Importing this module and reading a header import no NumPy: `config.kernel` of a model is needed
+before NumPy is loaded. A change that an older ddpbp would misread takes the next number.
+"""
+
+from __future__ import annotations
+
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from ddpbp.config.settings import Config, dump, parse
-from ddpbp.data.dataset import Standardization
 from ddpbp.errors import ConfigError, DataError
-from ddpbp.nn.network import Network, Parameters
-from ddpbp.store.run_folder import MODEL, write_whole
+from ddpbp.store.files import Buffer, decode_json, require_format, write_whole
+from ddpbp.store.run_folder import MODEL
+from ddpbp.store.tensors import encode, read_metadata, read_tensors
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ddpbp.data.dataset import Standardization
+    from ddpbp.nn.network import Network, Parameters
+
+    Array = npt.NDArray[Any]
+
+FORMAT = 2
+OPTIMIZER = "optimizer."  # names of the tensors that a checkpoint has besides
 
 
 @dataclass(frozen=True)
-class Model:
+class StoredModel:
     """A trained network with what is needed to use it.
 
     Attributes
@@ -43,7 +67,7 @@ class Model:
     target: str | None = None
 
 
-def save_model(path: Path, model: Model) -> None:
+def write_model(path: str | Path, model: StoredModel) -> None:
     """Write a model file, whole or not at all.
 
     Raises
@@ -51,24 +75,34 @@ def save_model(path: Path, model: Model) -> None:
     DdpbpError
         If it cannot be written.
     """
-    write_whole(path, model_file(model, {}))
+    from ddpbp.base.hashing import digest
+
+    write_whole(path, encode_model(model, digest([model.theta.flat])))
 
 
-def model_file(model: Model, beside: Mapping[str, Array]) -> list[Any]:
-    """Return the pieces of a model file: safetensors, named as in `torch.nn.Sequential`.
+def encode_model(
+    model: StoredModel, theta_sha256: str, besides: Mapping[str, Array] | None = None
+) -> list[Buffer]:
+    """Return the pieces of a model file; they are views, so it costs no memory.
 
-    Layer l is "{2 (l - 1)}.weight" (n_l, n_{l-1}) and "{2 (l - 1)}.bias" (n_l,): the activations
-    stand in between. `beside` are tensors that a model does not need, as those of an optimizer.
-    The pieces are views, so it costs no memory.
+    Parameters
+    ----------
+    model : StoredModel
+    theta_sha256 : str
+        The hash of `model.theta.flat`.
+    besides : mapping of str to array, optional
+        Tensors that a model does not need, as those of an optimizer.
     """
-    tensors = dict(beside)
+    tensors = dict(besides or {})
     for l in range(1, model.network.L + 1):
         tensors[f"{2 * (l - 1)}.weight"] = model.theta.W[l]
         tensors[f"{2 * (l - 1)}.bias"] = model.theta.b[l][:, 0]
-    if model.standardization:
-        tensors["standardization.mean"] = model.standardization.mean
-        tensors["standardization.deviation"] = model.standardization.deviation
+    standardization = model.standardization and {
+        "mean": model.standardization.mean.tolist(),
+        "deviation": model.standardization.deviation.tolist(),
+    }
     description = {
+        "format": FORMAT,
         "config": dump(model.config),
         "sizes": model.network.sizes,
         "hidden": model.network.hidden,
@@ -76,83 +110,139 @@ def model_file(model: Model, beside: Mapping[str, Array]) -> list[Any]:
         "classes": model.classes,
         "columns": model.columns,
         "target": model.target,
+        "standardization": standardization,
+        "theta_sha256": theta_sha256,
     }
-    # The format orders tensors by the size of their elements, so that all are aligned.
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"ddpbp": json.dumps(description)}}
-    end = 0
-    for name in names:
-        begin, end = end, end + tensors[name].nbytes
-        header[name] = {
-            "dtype": f"F{8 * tensors[name].itemsize}",
-            "shape": tensors[name].shape,
-            "data_offsets": (begin, end),
-        }
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    flat = [np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8) for name in names]
-    return [len(head).to_bytes(8, "little"), head, *flat]
+    text = json.dumps(description)
+    return encode(tensors, {"ddpbp": text, "sha256": _text_sha256(text)})
 
 
-def load_model(path: Path) -> Model:
-    """Read a model that `save_model` wrote; `path` is the file or its run folder.
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Read the description of a model without its weights, and without importing NumPy.
+
+    Parameters
+    ----------
+    path : str or Path
+        A model file, or the run folder or checkpoint that it is in.
+
+    Returns
+    -------
+    dict
+        "format", "config" (as `settings.dump` made it), "sizes", "hidden", "output", "classes",
+        "columns", "target" and, since format 2, "standardization" and "theta_sha256".
 
     Raises
     ------
     DataError
         Names the file and what is wrong with it.
     """
-    from safetensors import SafetensorError, safe_open
+    file = _file_of(path)
+    metadata = read_metadata(file)
+    if "ddpbp" not in metadata:
+        raise DataError(f"{file} holds no ddpbp model: its metadata lack the key 'ddpbp'")
+    text = metadata["ddpbp"]
+    header = decode_json(file, text)
+    header["format"] = require_format(file, header, FORMAT)
+    hashed = header["format"] > 1 or "sha256" in metadata
+    if hashed and metadata.get("sha256") != _text_sha256(text):
+        raise DataError(f"{file} is damaged: its header does not match its hash")
+    return header
 
+
+def read_model(path: str | Path) -> StoredModel:
+    """Read a model; `path` is its file, or the run folder or checkpoint that it is in.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    return read_model_and_optimizer(path)[0]
+
+
+def read_model_and_optimizer(path: str | Path) -> tuple[StoredModel, dict[str, Array]]:
+    """Read a model and the optimizer's vectors that lie beside it in a checkpoint.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    from ddpbp.base.hashing import digest
+
+    file = _file_of(path)
+    header, tensors = read_header(file), read_tensors(file)
+    try:
+        model = _assemble(header, tensors)
+        intact = header["format"] == 1 or digest([model.theta.flat]) == header["theta_sha256"]
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise DataError(f"{file} is damaged, or of another version of ddpbp: {error!r}") from None
+    if not intact:
+        raise DataError(f"{file} is damaged: its weights do not match their hash")
+    vectors = {name: tensor for name, tensor in tensors.items() if name.startswith(OPTIMIZER)}
+    return model, vectors
+
+
+def _file_of(path: str | Path) -> Path:
+    """Return the model file that is meant by its own path or by that of the folder it is in."""
+    path = Path(path)
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         raise DataError(
             f"{file} does not exist: give the run folder of a finished run, or its {MODEL}"
         )
-    try:
-        with safe_open(file, framework="numpy") as opened:  # type: ignore[no-untyped-call]
-            found = json.loads((opened.metadata() or {})["ddpbp"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except KeyError:
-        raise DataError(f"{file} holds no ddpbp model: its metadata lack the key 'ddpbp'") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged or no safetensors file: {error}") from None
-    try:
-        return _model(found, tensors)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise DataError(f"{file} is damaged, or of another version of ddpbp: {error!r}") from None
+    return file
 
 
-def _model(found: Any, tensors: dict[str, Array]) -> Model:
-    """Put a model together; anything that does not fit is one of the errors of `load_model`."""
-    config = parse(found["config"])
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _assemble(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> StoredModel:
+    """Put a model together; what does not fit is one of the errors that the reader catches."""
+    import numpy as np
+
+    from ddpbp.data.dataset import Standardization
+    from ddpbp.nn.network import Network
+
+    config = parse(header["config"])
     network = Network(
-        tuple(found["sizes"]), found["hidden"], found["output"], np.dtype(config.model.dtype)
+        tuple(header["sizes"]), header["hidden"], header["output"], np.dtype(config.model.dtype)
     )
     for l in range(1, network.L + 1):
         network.activation(l)
 
-    def tensor(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        array = tensors[name]
+    def checked(name: str, array: Array, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
         return array
 
     theta = network.views(np.empty(network.parameter_count, network.dtype))
     for l in range(1, network.L + 1):
+        weight, bias = f"{2 * (l - 1)}.weight", f"{2 * (l - 1)}.bias"
         n, n_in = theta.W[l].shape
-        theta.W[l][...] = tensor(f"{2 * (l - 1)}.weight", (n, n_in), network.dtype)
-        theta.b[l][:, 0] = tensor(f"{2 * (l - 1)}.bias", (n,), network.dtype)
+        theta.W[l][...] = checked(weight, tensors[weight], (n, n_in), network.dtype)
+        theta.b[l][:, 0] = checked(bias, tensors[bias], (n,), network.dtype)
+    scale = header.get("standardization")
+    if header["format"] == 1 and "standardization.mean" in tensors:
+        scale = {name: tensors[f"standardization.{name}"] for name in ("mean", "deviation")}
     standardization = None
-    if "standardization.mean" in tensors:
+    if scale is not None:
         features = (network.sizes[0],)
         mean, deviation = (
-            tensor(f"standardization.{name}", features, np.float64)
+            checked(f"standardization.{name}", np.asarray(scale[name]), features, np.float64)
             for name in ("mean", "deviation")
         )
         standardization = Standardization(mean, deviation)
     classes, columns = (
-        tuple(found[name]) if found.get(name) is not None else None
-        for name in ("classes", "columns")
+        None if header.get(name) is None else tuple(header[name]) for name in ("classes", "columns")
     )
-    return Model(config, network, theta, classes, standardization, columns, found.get("target"))
+    return StoredModel(
+        config, network, theta, classes, standardization, columns, header.get("target")
+    )
+
+
+Model, load_model = (
+    StoredModel,
+    read_model,
+)  # the public names, until they have a module of their own

@@ -1,6 +1,5 @@
-"""The run folder: which files it holds, and how each is written, whole or not at all."""
+"""The run folder: which files it holds, and how a run begins in it and leaves it."""
 
-import hashlib
 import os
 import shutil
 import time
@@ -10,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ddpbp.errors import ConfigError, DdpbpError
+from ddpbp.errors import ConfigError, DataError
+from ddpbp.store.files import json_text, write_whole
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -20,60 +20,8 @@ FAULT = "fault.json"
 CHECKPOINTS = "checkpoints"
 OURS = (RESULT, MODEL, METRICS, CONFIG, CHECKPOINTS, FAULT)
 
-Buffer = Any  # bytes, or what has the buffer interface
 
-
-def write_synced(path: Path, pieces: Iterable[Buffer]) -> str:
-    """Write a file to the disk; return the SHA-256 of what was written."""
-    hash_ = hashlib.sha256()
-    with path.open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
-            hash_.update(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    return hash_.hexdigest()
-
-
-def write_whole(path: Path, pieces: Iterable[Buffer]) -> str:
-    """Write a file so that a reader sees all of it or the one that was there before.
-
-    Returns
-    -------
-    str
-        The SHA-256 of what was written.
-
-    Raises
-    ------
-    DdpbpError
-        If it cannot be written; what was there before is left as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        sha256 = write_synced(temporary, pieces)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DdpbpError(f"{path} cannot be written: {error.strerror}") from None
-    return sha256
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder survive a loss of power."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole; numbers that are not finite become null."""
-    write_whole(path, [msgspec.json.format(msgspec.json.encode(value), indent=2), b"\n"])
-
-
-def make_run_folder(folder: Path, *, overwrite: bool) -> None:
+def make_run_folder(folder: str | Path, *, overwrite: bool) -> None:
     """Make the run folder; a run that is there is refused unless `overwrite`.
 
     Raises
@@ -81,15 +29,16 @@ def make_run_folder(folder: Path, *, overwrite: bool) -> None:
     ConfigError
         If it holds a run or cannot be written.
     """
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = [name for name in OURS if name != FAULT and (folder / name).exists()]
         if present and not overwrite:
             unfinished = RESULT not in present
             kind = "a run that did not finish" if unfinished else "a run"
-            go_on = "--resume auto to go on with it, or " * unfinished
+            resume = "--resume auto to go on with it, or " * unfinished
             raise ConfigError(
-                f"output {folder} already holds {kind} ({present[0]}); add {go_on}--overwrite to "
+                f"output {folder} already holds {kind} ({present[0]}); add {resume}--overwrite to "
                 "replace it, or choose another folder with output=..."
             )
         probe = folder / f".probe.{os.getpid()}.tmp"
@@ -102,27 +51,27 @@ def make_run_folder(folder: Path, *, overwrite: bool) -> None:
         ) from None
 
 
-def begin_run(folder: Path, config: str, metrics: bytes | None = None) -> None:
-    """Write the configuration of the run that begins, or goes on after `metrics`.
+def begin_run(folder: str | Path, config: str, metrics: bytes | None = None) -> None:
+    """Write the configuration of a run that begins, or that is resumed after `metrics`.
 
-    A new run removes all that an earlier one left. A run that goes on keeps its checkpoints and
-    the model of its last end, until there is a new one; but no longer is it complete, nor at fault.
+    A new run removes all that an earlier one left. A resumed run keeps its checkpoints, and the
+    model of its last end until there is a new one; it no longer counts as complete or failed.
     """
-    gone = OURS if metrics is None else (RESULT, FAULT)
-    for name in gone:
+    folder = Path(folder)
+    for name in OURS if metrics is None else (RESULT, FAULT):
         if name == CHECKPOINTS:
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
             (folder / name).unlink(missing_ok=True)
-    sweep(folder)
+    remove_unfinished(folder)
     write_whole(folder / CONFIG, [config.encode()])
     if metrics is not None:
         write_whole(folder / METRICS, [metrics])
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process was writing."""
-    for place in (folder, folder / CHECKPOINTS):
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove the files and checkpoints that a killed process was writing."""
+    for place in (Path(folder), Path(folder) / CHECKPOINTS):
         for path in place.glob(".*.tmp"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -130,51 +79,67 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def metrics_until(folder: Path, epoch: int, step: int) -> bytes:
-    """Return the lines of metrics.jsonl as they stood after `epoch` epochs and `step` steps."""
+class _Record(msgspec.Struct):
+    """The place of a line of metrics.jsonl."""
+
+    kind: str
+    epoch: int
+    step: int
+
+
+def metrics_until(folder: str | Path, epoch: int, step: int) -> bytes:
+    """Return the lines of metrics.jsonl as they stood after `epoch` epochs and `step` steps.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read; a missing one has no lines.
+    """
     kept = []
+    file = Path(folder) / METRICS
     try:
-        lines = (folder / METRICS).read_bytes().splitlines(keepends=True)
+        lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         lines = []
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from None
     for line in lines:
         try:
-            record = msgspec.json.decode(line)
-        except msgspec.DecodeError:  # cut off by a kill
+            record = msgspec.json.decode(line, type=_Record)
+        except (msgspec.DecodeError, UnicodeError):  # cut off by a kill
             break
-        if record["epoch"] <= epoch if record["kind"] == "epoch" else record["step"] <= step:
+        if record.epoch <= epoch if record.kind == "epoch" else record.step <= step:
             kept.append(line)
     return b"".join(kept)
 
 
-def complete(metrics: bytes, records: Iterable[dict[str, Any]]) -> bytes:
-    """Return metrics with those records at their end that are not among them."""
+def add_missing_records(metrics: bytes, records: Iterable[dict[str, Any]]) -> bytes:
+    """Append to the lines of metrics.jsonl those of the records that they lack, in order."""
 
     def place(record: dict[str, Any]) -> tuple[Any, ...]:
         return record["step"], record["kind"] == "epoch"
 
-    there = {place(msgspec.json.decode(line)) for line in metrics.splitlines()}
-    lacking = sorted((r for r in records if place(r) not in there), key=place)
-    return metrics + b"".join(msgspec.json.encode(record) + b"\n" for record in lacking)
+    written = {place(msgspec.json.decode(line)) for line in metrics.splitlines()}
+    missing = sorted((record for record in records if place(record) not in written), key=place)
+    return metrics + b"".join(msgspec.json.encode(record) + b"\n" for record in missing)
 
 
-def write_fault(folder: Path, fault: dict[str, Any]) -> bool:
-    """Leave fault.json, unless another rank was first; tell whether this one was.
+def write_fault(folder: str | Path, fault: dict[str, Any]) -> bool:
+    """Write fault.json unless another rank was first; return whether this rank reports the fault.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
     fault : dict
         rank, host, step, phase, cause, exit_code; the time is added.
     """
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    text = msgspec.json.format(msgspec.json.encode({**fault, "time": now}), indent=2) + b"\n"
+    text = json_text({**fault, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     try:  # in two calls: a launcher may be about to kill this process too
-        file = os.open(folder / FAULT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        file = os.open(Path(folder) / FAULT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         os.write(file, text)
         os.close(file)
     except FileExistsError:
         return False
-    except OSError:  # no folder here, or nothing can be written any more: still a fault to tell
+    except OSError:  # the folder is gone or full: the fault must be reported all the same
         return True
     return True

@@ -15,8 +15,8 @@ from ddpbp.engine.build import make_evaluator
 from ddpbp.engine.data import open_dataset, other_options
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.run.report import say
-from ddpbp.store.model_file import Model, load_model
-from ddpbp.store.run_folder import write_whole
+from ddpbp.store.files import write_whole
+from ddpbp.store.model_file import StoredModel, read_model
 
 
 def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
@@ -31,7 +31,7 @@ def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
     world : World
     """
     with world.together():
-        model = load_model(path)
+        model = read_model(path)
     evaluator = make_evaluator(model.config, model.network, world)
     if data is None:
         dataset = open_dataset(model.config, world)
@@ -45,7 +45,7 @@ def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
     return evaluator.score(model.theta, part)
 
 
-def _like_training(model: Model, source: Source) -> Part:
+def _like_training(model: StoredModel, source: Source) -> Part:
     """Return the examples of a source with the model's classes and standardisation."""
     features, expected = source.train.x.shape[1], model.network.sizes[0]
     if features != expected:
@@ -73,7 +73,7 @@ def predict_file(path: Path, data: Path, output: Path | None, world: World) -> N
     world : World
     """
     with world.together():
-        model = load_model(path)
+        model = read_model(path)
         if output is not None and output.suffix not in (".csv", ".npy"):
             raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
         options = other_options(model.config, str(data), model.target, model.columns)
@@ -85,13 +85,13 @@ def predict_file(path: Path, data: Path, output: Path | None, world: World) -> N
             _write_predictions(model, a, output)
 
 
-def _scaled(model: Model, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _scaled(model: StoredModel, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if model.standardization:
         return model.standardization.apply(x, model.network.dtype)
     return x.astype(model.network.dtype, copy=False)
 
 
-def _write_predictions(model: Model, a: npt.NDArray[Any], output: Path | None) -> None:
+def _write_predictions(model: StoredModel, a: npt.NDArray[Any], output: Path | None) -> None:
     if output is not None and output.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, a, allow_pickle=False)

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from ddpbp.errors import DataError
-from ddpbp.store.checkpoint import read, steps_in
+from ddpbp.store.checkpoint import read_checkpoint, steps_in
 
 SETTINGS = {
     "digits": ["epochs=120", "optimizer.name=adam", "optimizer.learning_rate=0.002"],
@@ -99,7 +99,7 @@ def leftovers(folder: Path, *, complete: bool) -> list[str]:
     left += [f"process {pid}" for pid in processes(folder)]
     for path in steps_in(folder / "checkpoints").values():
         try:
-            read(path)
+            read_checkpoint(path)
         except DataError as error:
             left.append(f"unreadable: {error}")
     if complete:

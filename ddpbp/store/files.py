@@ -1,0 +1,136 @@
+"""Files of ours: written whole or not at all, read with a limit and one kind of message."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ddpbp.errors import DataError, DdpbpError
+
+Buffer = Any  # bytes, or what has the buffer interface
+
+MAX_JSON_BYTES = 16_000_000
+
+
+def write_synced(path: str | Path, pieces: Iterable[Buffer]) -> str:
+    """Write a file and flush it to the disk; return the SHA-256 of its content."""
+    sha256 = hashlib.sha256()
+    with Path(path).open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+            sha256.update(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return sha256.hexdigest()
+
+
+def write_whole(path: str | Path, pieces: Iterable[Buffer]) -> str:
+    """Write a file so that a reader sees all of it or the one that was there before.
+
+    Returns
+    -------
+    str
+        The SHA-256 of the content.
+
+    Raises
+    ------
+    DdpbpError
+        If it cannot be written; what was there before is left as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        sha256 = write_synced(temporary, pieces)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DdpbpError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return sha256
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON, whole or not at all; NaN and infinity become null."""
+    write_whole(path, [json_text(value)])
+
+
+def json_text(value: Any) -> bytes:
+    """Return a value as indented JSON that ends with a line break."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flush a folder to the disk, so that a rename in it survives a loss of power."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Read a small file.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or is larger than `max_bytes`.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise DataError(f"{path} is damaged: it is larger than {max_bytes:,} bytes")
+    return content
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object that ddpbp wrote.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is too large or does not hold a JSON object.
+    """
+    return decode_json(path, read_bytes(path))
+
+
+def decode_json(path: str | Path, text: bytes | str) -> dict[str, Any]:
+    """Return the JSON object in `text`, which comes from the file `path`.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+
+
+def require_format(path: str | Path, content: dict[str, Any], newest: int) -> int:
+    """Return the format number of a file; without one it is 1, the first format.
+
+    Raises
+    ------
+    DataError
+        If this version of ddpbp does not know the format.
+    """
+    number = content.get("format", 1)
+    if isinstance(number, int) and number > newest:
+        raise DataError(
+            f"{path} is of format {number}, and this ddpbp reads formats 1 to {newest}: "
+            "use a newer version of ddpbp"
+        )
+    if not isinstance(number, int) or number < 1:
+        raise DataError(f"{path} is damaged: format {number!r}, allowed are 1 to {newest}")
+    return number
