@@ -240,9 +240,3 @@ def _assemble(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> Stored
     return StoredModel(
         config, network, theta, classes, standardization, columns, header.get("target")
     )
-
-
-Model, load_model = (
-    StoredModel,
-    read_model,
-)  # the public names, until they have a module of their own

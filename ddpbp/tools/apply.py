@@ -9,35 +9,41 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.comm.world import World
+from ddpbp.data.checks import feature_values
 from ddpbp.data.dataset import with_classes
+from ddpbp.data.rows import ArrayRows
 from ddpbp.data.sources import Part, Source, open_source, read_features
 from ddpbp.engine.build import make_evaluator
 from ddpbp.engine.data import open_dataset, other_options
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.run.report import say
 from ddpbp.store.files import write_whole
-from ddpbp.store.model_file import StoredModel, read_model
+from ddpbp.store.model_file import StoredModel
+
+Array = npt.NDArray[Any]
 
 
-def score_file(path: Path, data: str | None, world: World) -> dict[str, float]:
-    """Score a model file on its own test data (validation if it has none), or on other data.
+def score(model: StoredModel, data: str | None, world: World) -> dict[str, float]:
+    """Score a model on its own test data (validation if it has none), or on other data.
 
     Parameters
     ----------
-    path : Path
-        A run folder or a model file.
+    model : StoredModel
     data : str or None
         A data set of the same kind as the model was trained on: its name or path.
     world : World
+
+    Raises
+    ------
+    DataError
+        On every rank, if there are no such data or they do not fit.
     """
-    with world.together():
-        model = read_model(path)
     evaluator = make_evaluator(model.config, model.network, world)
     if data is None:
         dataset = open_dataset(model.config, world)
         part = dataset.test or dataset.validation
         if part is None:
-            raise DataError(f"{path} was trained without test or validation data; name some DATA")
+            raise DataError("the model was trained without test or validation data; name some DATA")
         return evaluator.score(model.theta, part)
     with world.together():
         options = other_options(model.config, data, model.target, model.columns)
@@ -56,42 +62,64 @@ def _like_training(model: StoredModel, source: Source) -> Part:
     return Part(_scaled(model, part.x), part.y)
 
 
-def predict_file(path: Path, data: Path, output: Path | None, world: World) -> None:
-    """Predict for the rows of a file; rank 0 writes CSV or .npy.
-
-    A classification gives the name of the class and the outputs of all classes, other tasks the
-    outputs.
+def predict(model: StoredModel, data: str | Array, world: World) -> Array:
+    """Return the outputs of a model for the rows of a file or an array, on every rank.
 
     Parameters
     ----------
-    path : Path
-        A run folder or a model file.
-    data : Path
-        A file of rows, with or without targets.
-    output : Path or None
-        A .csv or .npy file; None prints CSV.
+    model : StoredModel
+    data : str or (n, features) array
+        A data set, with or without targets; or features in the units of the training data.
     world : World
+
+    Returns
+    -------
+    (n, n_L) float
+        The outputs; for a classification those of all classes.
+
+    Raises
+    ------
+    DataError
+        On every rank, if the rows do not fit the model.
     """
+    features = model.network.sizes[0]
     with world.together():
-        model = read_model(path)
-        if output is not None and output.suffix not in (".csv", ".npy"):
-            raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
-        options = other_options(model.config, str(data), model.target, model.columns)
-        x = read_features(str(data), options, model.network.sizes[0])
-    evaluator = make_evaluator(model.config, model.network, world)
-    a = evaluator.predict(model.theta, _scaled(model, x))
-    with world.together():
-        if world.rank == 0:
-            _write_predictions(model, a, output)
+        if isinstance(data, str):
+            options = other_options(model.config, data, model.target, model.columns)
+            x = read_features(data, options, features)
+        else:
+            x = feature_values(ArrayRows(np.asarray(data)), "x")
+        if x.shape[1] != features:
+            raise DataError(f"x: {x.shape[1]} features in each row, the model takes {features}")
+    return make_evaluator(model.config, model.network, world).predict(
+        model.theta, _scaled(model, x)
+    )
 
 
-def _scaled(model: StoredModel, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def require_writable_name(output: Path | None) -> None:
+    """Refuse an output whose format its name does not give.
+
+    Raises
+    ------
+    ConfigError
+        Names the endings that are allowed.
+    """
+    if output is not None and output.suffix not in (".csv", ".npy"):
+        raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
+
+
+def _scaled(model: StoredModel, x: Array) -> Array:
     if model.standardization:
         return model.standardization.apply(x, model.network.dtype)
     return x.astype(model.network.dtype, copy=False)
 
 
-def _write_predictions(model: StoredModel, a: npt.NDArray[Any], output: Path | None) -> None:
+def _write_predictions(model: StoredModel, a: Array, output: Path | None) -> None:
+    """Write predictions to a .csv or .npy file, or as CSV to standard output.
+
+    A classification gives the name of the class and the outputs of all classes, other tasks the
+    outputs.
+    """
     if output is not None and output.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, a, allow_pickle=False)

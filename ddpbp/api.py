@@ -1,0 +1,235 @@
+"""What a script imports: train, evaluate and predict, and the model that a user holds.
+
+    import ddpbp
+
+    config = ddpbp.resolve("run.toml", ["epochs=5"])
+    trained = ddpbp.train(config, overwrite=True)
+    trained.model.predict(x)
+
+Importing this module loads no NumPy: the BLAS kernel of a configuration or a model is chosen first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpbp.base import blas
+from ddpbp.comm.world import World
+from ddpbp.config.settings import Config
+from ddpbp.store.model_file import StoredModel, read_header, read_model, write_model
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ddpbp.nn.network import Network, Parameters
+    from ddpbp.run.callbacks import Callback
+
+    Array = npt.NDArray[Any]
+
+
+class Model:
+    """A trained network with all that is needed to use it on raw rows.
+
+    Parameters
+    ----------
+    stored : StoredModel
+        What the model file holds.
+
+    Attributes
+    ----------
+    config : Config
+        The settings it was trained with.
+    network : Network
+    theta : Parameters
+        The weights: `theta.W[l]` (n_l, n_{l-1}) and `theta.b[l]` (n_l, 1), from l = 1.
+    classes : tuple of str or None
+        The names of the classes, in the order of the outputs.
+    columns : tuple of str or None
+        The names of the features, where the training file had a header.
+    """
+
+    def __init__(self, stored: StoredModel) -> None:
+        self.stored = stored
+        self.config: Config = stored.config
+        self.network: Network = stored.network
+        self.theta: Parameters = stored.theta
+        self.classes, self.columns = stored.classes, stored.columns
+
+    def predict(self, x: Any, world: World | None = None) -> Array:
+        """Return the outputs for rows of features.
+
+        Parameters
+        ----------
+        x : (n, features) array, str or Path
+            Features in the units of the training data, or the path of a data set.
+        world : World, optional
+            The ranks that share the work; one process by default.
+
+        Returns
+        -------
+        (n, n_L) float
+            For a classification the outputs of all classes.
+
+        Raises
+        ------
+        DataError
+            If the rows do not fit the model.
+        """
+        from ddpbp.tools import apply
+
+        data = str(x) if isinstance(x, str | Path) else x
+        return apply.predict(self.stored, data, world or World())
+
+    def predict_class(self, x: Any, world: World | None = None) -> list[str]:
+        """Return the name of the most likely class of each row; `x` is as in `predict`.
+
+        Raises
+        ------
+        DataError
+            If the rows do not fit, or the model has no classes.
+        """
+        from ddpbp.errors import DataError
+
+        if self.classes is None:
+            raise DataError("this model has no classes: use predict")
+        return [self.classes[i] for i in self.predict(x, world).argmax(axis=1)]
+
+    def evaluate(
+        self, data: str | Path | None = None, world: World | None = None
+    ) -> dict[str, float]:
+        """Return the mean loss and the metrics on a data set.
+
+        Parameters
+        ----------
+        data : str or Path, optional
+            Its name or path; by default the model's own test data, else its validation data.
+        world : World, optional
+
+        Raises
+        ------
+        DataError
+            If there are no such data, or they do not fit the model.
+        """
+        from ddpbp.tools import apply
+
+        return apply.score(self.stored, None if data is None else str(data), world or World())
+
+    def save(self, path: str | Path) -> None:
+        """Write a model file, whole or not at all.
+
+        Raises
+        ------
+        DdpbpError
+            If it cannot be written.
+        """
+        write_model(path, self.stored)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a training.
+
+    Attributes
+    ----------
+    model : Model
+    result : dict
+        What result.json holds: hashes, losses and metrics.
+    """
+
+    model: Model
+    result: dict[str, Any]
+
+
+def train(
+    config: Config,
+    world: World | None = None,
+    *,
+    overwrite: bool = False,
+    resume: str | Path | None = None,
+    force: bool = False,
+    fast_dev_run: bool = False,
+    bar: bool | None = None,
+    callbacks: Sequence[Callable[[], Callback]] = (),
+) -> Trained:
+    """Train as the configuration says; rank 0 writes the run folder and prints.
+
+    Parameters
+    ----------
+    config : Config
+        From `resolve`.
+    world : World, optional
+        The ranks, from `join`; one process by default.
+    overwrite : bool
+        Replace a run that is already in the folder.
+    resume : str or Path, optional
+        Go on from a checkpoint: its path or that of a run folder; "auto": the newest of this run's
+        folder, or a new run if there is none.
+    force : bool
+        Go on although settings, data or machine give other numbers than those of the checkpoint.
+    fast_dev_run : bool
+        One batch of everything; nothing is written.
+    bar : bool, optional
+        Show a live bar; by default where one process writes to a terminal.
+    callbacks : sequence of callable
+        Each makes a `Callback`, one for every rank.
+
+    Raises
+    ------
+    DdpbpError
+        On every rank alike: bad settings or data, divergence, ranks out of step; `Stopped` if a
+        signal or `max_seconds` asked for it.
+    """
+    _use_kernel(config.kernel)
+    from ddpbp.run.training import train as run
+
+    outcome = run(
+        config,
+        world,
+        overwrite=overwrite,
+        resume=None if resume is None else str(resume),
+        force=force,
+        fast_dev_run=fast_dev_run,
+        bar=bar,
+        callbacks=callbacks,
+    )
+    return Trained(Model(outcome.model), outcome.result)
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model; `path` is its file, or the run folder or checkpoint that it is in.
+
+    The model runs on the BLAS kernel that it was trained on, if NumPy is not loaded yet; else a
+    warning is given.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    _use_kernel(read_header(path)["config"].get("kernel", "native"))
+    return Model(read_model(path))
+
+
+def evaluate(
+    model: str | Path | Model, data: str | Path | None = None, world: World | None = None
+) -> dict[str, float]:
+    """Return the mean loss and the metrics of a model, or of its file: see `Model.evaluate`."""
+    return _loaded(model).evaluate(data, world)
+
+
+def predict(model: str | Path | Model, x: Any, world: World | None = None) -> Array:
+    """Return the outputs of a model, or of its file, for rows of features: see `Model.predict`."""
+    return _loaded(model).predict(x, world)
+
+
+def _loaded(model: str | Path | Model) -> Model:
+    return model if isinstance(model, Model) else load_model(model)
+
+
+def _use_kernel(name: str) -> None:
+    for note in blas.use_kernel(name):
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
