@@ -24,7 +24,7 @@ _HOMES = {
     "initialize": "ddpbp.nn.network",
     "join": "ddpbp.comm.join",
     "load_model": "ddpbp.store.model_file",
-    "resolve": "ddpbp.config.settings",
+    "resolve": "ddpbp.config.read",
     "simulate": "ddpbp.comm.simulated",
 }
 

@@ -15,7 +15,9 @@ from ddpbp import __version__
 from ddpbp.comm.join import join, launched
 from ddpbp.comm.simulated import simulate
 from ddpbp.comm.world import World
-from ddpbp.config.settings import Config, dump, parse, resolve, schema, to_toml
+from ddpbp.config.read import parse, resolve
+from ddpbp.config.settings import Config
+from ddpbp.config.write import dump, schema, to_toml
 from ddpbp.errors import ConfigError, DdpbpError
 from ddpbp.run.report import say
 

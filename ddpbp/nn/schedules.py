@@ -1,6 +1,8 @@
 """Learning-rate schedules, as a table: the factor on η at a step.
 
-A schedule is a function of the step alone, counted after the warm-up.
+To add one, write its function and give it an entry in `SCHEDULES`; nothing else names it. A
+schedule is a function of the step alone, counted from the end of the warm-up. NumPy is not imported
+here: the settings read this table before NumPy is set up.
 """
 
 import math
@@ -42,21 +44,37 @@ def _cosine(step: int, s: ScheduleSettings) -> float:
     return s.final_factor + (1.0 - s.final_factor) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-SCHEDULES: dict[str, Callable[[int, ScheduleSettings], float]] = {
-    "constant": _constant,
-    "step": _step,
-    "exponential": _exponential,
-    "cosine": _cosine,
+@dataclass(frozen=True)
+class Schedule:
+    """One schedule.
+
+    Attributes
+    ----------
+    factor : (step, settings) -> float
+        The factor on η at a step from the end of the warm-up, counted from 0.
+    depends_on_length : bool
+        Whether it reads `steps`, the length of the run: a run may then not be made longer.
+    """
+
+    factor: Callable[[int, ScheduleSettings], float]
+    depends_on_length: bool = False
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(_constant),
+    "step": Schedule(_step),
+    "exponential": Schedule(_exponential),
+    "cosine": Schedule(_cosine, depends_on_length=True),
 }
 
 
 def factor(name: str, step: int, settings: ScheduleSettings) -> float:
     """Return the factor on the learning rate at `step`, counted from 0.
 
-    The warm-up rises linearly to 1 over `warmup_steps` steps (Goyal et al. 2017); then the
+    The factor rises linearly to 1 over the `warmup_steps` first steps (Goyal et al. 2017); then the
     schedule `name` begins.
     """
     warmup = settings.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
-    return SCHEDULES[name](step - warmup, settings)
+    return SCHEDULES[name].factor(step - warmup, settings)

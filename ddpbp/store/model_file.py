@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.config.settings import Config, dump, parse
+from ddpbp.config.read import parse
+from ddpbp.config.settings import Config
+from ddpbp.config.write import dump
 from ddpbp.data.dataset import Standardization
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.nn.network import Network, Parameters

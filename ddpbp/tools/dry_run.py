@@ -2,7 +2,8 @@
 
 from ddpbp.base import tree
 from ddpbp.comm.world import World
-from ddpbp.config.settings import Config, to_toml
+from ddpbp.config.settings import Config
+from ddpbp.config.write import to_toml
 from ddpbp.data.batches import Batches, leaf_shapes
 from ddpbp.data.dataset import Dataset
 from ddpbp.engine.build import make_network, make_optimizer
