@@ -182,7 +182,9 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
 
         Without a name, the stem of the data source is taken: runs/iris for data/iris.csv.
         """
-        name = name or Path(Path(self.data.source).name.removesuffix(".gz")).stem.strip(".") or "run"
+        name = (
+            name or Path(Path(self.data.source).name.removesuffix(".gz")).stem.strip(".") or "run"
+        )
         return structs.replace(self, output=self.output.replace("{name}", name))
 
 
