@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ddpbp.comm.join import join as join
     from ddpbp.comm.simulated import simulate as simulate
     from ddpbp.comm.world import World as World
+    from ddpbp.config.read import resolve as resolve
     from ddpbp.config.settings import Config as Config
-    from ddpbp.config.settings import resolve as resolve
     from ddpbp.engine.build import assemble as assemble
     from ddpbp.engine.evaluator import Evaluator as Evaluator
     from ddpbp.engine.trainer import Parts as Parts
@@ -63,7 +63,7 @@ _HOMES = {
     "join": "ddpbp.comm.join",
     "load_model": "ddpbp.api",
     "predict": "ddpbp.api",
-    "resolve": "ddpbp.config.settings",
+    "resolve": "ddpbp.config.read",
     "simulate": "ddpbp.comm.simulated",
     "train": "ddpbp.api",
 }

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpbp.base import tree
-from ddpbp.config.settings import parse
+from ddpbp.config.read import parse
 from ddpbp.data.batches import leaf_shapes
 from ddpbp.data.sources import Part
 from ddpbp.engine.build import make_backprop, make_network

@@ -13,7 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from ddpbp.cli.main import run
+from ddpbp.cli.options import SettingsOptions
+from ddpbp.cli.process import on_all_ranks
 from ddpbp.comm.join import launched
+from ddpbp.config.find import shipped
+from ddpbp.config.read import resolve
+from ddpbp.config.settings import Config
+from ddpbp.run.training import train
+from ddpbp.tools.gradient_check import check_config
 
 SMALL = ["epochs=2", "model.hidden=[7, 5]"]
 FILES = {"checkpoints", "config.toml", "metrics.jsonl", "model.safetensors", "result.json"}
@@ -123,8 +130,50 @@ def test_dry_run_says_what_a_run_would_be(tmp_path, monkeypatch, capsys):
     assert "8 of 8 examples; per rank 2 to 3, balance 89%" in out
     assert "21 an epoch, 630 in all" in out
     assert "3: can run; at most 8" in out
-    assert 'source = "digits"' in out
+    assert "MiB per rank at its peak" in out
+    assert [line.split()[0] for line in out.splitlines()] == [
+        *("data", "examples", "network", "memory", "loading", "leaves", "steps", "ranks")
+    ]
     assert names(tmp_path) == set()
+
+
+def test_the_settings_are_printed_if_asked_for(capsys):
+    assert run(["train", "--print-config", "seed=7"]) == 0
+    settings = capsys.readouterr().out
+    assert tomllib.loads(settings)["seed"] == 7
+    assert run(["train", "--print-config", "seed=7", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith(settings + "data ")
+
+
+def test_config_show_prints_the_meaning_of_each_setting(capsys):
+    assert run(["config", "show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("epochs = ")]
+    assert line.endswith("# Passes over the training part.")
+
+
+def test_a_shipped_configuration_is_run_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "xor", "--fast-dev-run"]) == 0
+    assert "network 2-4-1" in capsys.readouterr().out
+    assert run(["train", "--help"]) == 0
+    words = capsys.readouterr().out.replace(",", " ").replace(".", " ").split()
+    assert set(shipped()) <= set(words)
+
+
+def test_a_run_of_ones_own_data_has_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).random((40, 3))
+    np.save("flowers.npy", np.c_[rows, rows[:, 0] > rows[:, 1]])
+    assert run(["train", "data.source=flowers.npy", "epochs=1"]) == 0
+    assert names(tmp_path / "runs") == {"flowers"}
+    train(Config(epochs=1))  # settings that no file and no command has named
+    assert names(tmp_path / "runs") == {"flowers", "digits"}
+
+
+def test_wrong_data_are_reported_before_a_folder_that_is_taken(trained, capsys):
+    assert run(["train", "data.source=gone.csv", f"output={trained}"]) == 2
+    assert "gone.csv: no such file" in capsys.readouterr().err
 
 
 def test_dry_run_says_if_so_many_ranks_cannot_run(capsys):
@@ -146,6 +195,28 @@ def test_gradcheck_has_a_row_for_each_tensor(capsys):
         ["2", "b"],
     ]
     assert lines[-1].startswith("correct")
+
+
+def test_gradcheck_takes_more_than_one_example(capsys):
+    assert run(["gradcheck", "xor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("correct on 4 examples")
+
+
+def test_gradcheck_of_a_gradient_that_is_all_zero_is_no_success(tmp_path, capsys):
+    """All features are positive and all weights of the only hidden unit negative: relu is 0."""
+    x = np.random.default_rng(0).random((20, 2)) + 0.1
+    np.save(tmp_path / "rows.npy", np.c_[x, x[:, 0] > x[:, 1]])
+    words = [f"data.source={tmp_path / 'rows.npy'}", "data.standardize=false", "model.hidden=[1]"]
+    assert run(["gradcheck", *words, "seed=0"]) == 1
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert verdict.startswith("NOTHING TO CHECK on 8 examples")
+    assert "layer 1 W, layer 1 b, layer 2 W" in verdict
+
+
+def test_gradcheck_leaves_its_callers_settings_alone():
+    config = resolve(None, ["model.hidden=[5]", "wire=bf16"], {})
+    assert check_config(config, directions=1)[1]
+    assert (config.model.dtype, config.wire) == ("float32", "bf16")
 
 
 def test_eval_scores_the_test_data(trained, capsys):
@@ -306,3 +377,67 @@ def test_a_reader_that_has_gone_is_no_fault(line, tmp_path):
     done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+# --- standard output -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["config show", "--help", "gradcheck", "train --fast-dev-run"])
+@pytest.mark.parametrize("where", ["closed", "full"])
+def test_output_that_is_lost_is_one_message_and_exit_code_1(line, where, tmp_path):
+    redirect = {"closed": ">&-", "full": ">/dev/full"}[where]
+    words = f"{sys.executable} -m ddpbp {line} {redirect}"
+    done = subprocess.run(words, shell=True, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"ddpbp: standard output ")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("line", ["config show", "doctor"])
+def test_an_encoding_that_lacks_a_character_is_no_fault(python, line):
+    ended = python("-m", "ddpbp", *line.split(), PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_bar_leaves_the_line_above_alone(python, tmp_path):
+    """A launcher passes on whole lines: it may have printed a message there."""
+    ended = python("-m", "ddpbp", "train", *SMALL, f"output={tmp_path}", "--bar")
+    assert ended.returncode == 0, ended.stderr
+    assert "\x1b[2K" in ended.stdout  # the bar was there
+    assert "\x1b[1A" not in ended.stdout
+
+
+def test_out_of_memory_names_the_data_and_the_batch(capsys):
+    def main(world):
+        raise MemoryError("Unable to allocate 40 TiB")
+
+    with pytest.raises(SystemExit) as ended:
+        on_all_ranks(main, mpi=False)
+    assert ended.value.code == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for part in ("40 TiB", "if the data are too big", "batch_size", "--dry-run"):
+        assert part in message
+
+
+# --- settings on the way to a command ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [[], ["--simulate-ranks", "3"]], ids=["1", "3 simulated"])
+def test_a_kernel_that_comes_too_late_is_noted_once(capsys, ranks):
+    assert run(["train", "--fast-dev-run", "kernel=haswell", *ranks]) == 0
+    out = capsys.readouterr().out
+    assert out.count('note: kernel = "haswell" has no effect') == 1
+    assert out.startswith("note: kernel")
+
+
+def test_overridden_threads_are_noted_once(python, tmp_path):
+    for line in ("train --fast-dev-run", "config show"):
+        ended = python("-m", "ddpbp", *line.split(), cwd=tmp_path, OPENBLAS_NUM_THREADS="3")
+        note = "note: OPENBLAS_NUM_THREADS=3 is overridden by 1"
+        assert (ended.stdout + ended.stderr).count(note) == 1
+
+
+def test_processes_that_a_command_starts_get_its_flags_too():
+    options = SettingsOptions(("digits", "epochs=3"), {"seed": 5, "epochs": None, "output": None})
+    assert options.arguments() == ["digits", "epochs=3", "seed=5"]

@@ -1,3 +1,5 @@
+"""The settings: where they come from, what the messages say, and what they are written as."""
+
 import json
 import tomllib
 from pathlib import Path
@@ -6,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ddpbp.config.settings import SECTIONS, Config, dump, parse, resolve, schema, to_toml
+from ddpbp.config.read import parse, resolve
+from ddpbp.config.settings import SECTIONS, Config, flat, harmless
+from ddpbp.config.write import differences, dump, fingerprint, schema, to_toml
 from ddpbp.errors import ConfigError
 from ddpbp.nn.activations import hidden_activations
 from ddpbp.nn.initializations import INITIALIZATIONS
@@ -53,6 +57,9 @@ DEFAULTS: dict[str, Any] = {
     },
     "schedule": {"name": "constant", "warmup_steps": 0, "gamma": 0.1, "final_factor": 0.0},
 }
+
+
+FINGERPRINT = "74146c219899bf97a9cf6b7378781ace8dfa92be18499194bfc92bf32cc43cf4"
 
 
 @pytest.fixture
@@ -128,6 +135,75 @@ def test_values_are_toml_or_bare_text():
 def test_name_is_the_stem_of_the_file(file):
     assert resolve(file(), [], {}).output == "runs/job"
     assert resolve(file(), ["output=/tmp/{name}/{name}"], {}).output == "/tmp/job/job"
+    assert resolve(file(), ["data.source=my/iris.csv"], {}).output == "runs/job"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("digits", "digits"),
+        ("my/iris.csv", "iris"),
+        ("rows.csv.gz", "rows"),
+        ("my/images/", "images"),
+        ("..", "run"),
+    ],
+)
+def test_without_a_file_the_name_is_the_stem_of_the_source(source, name):
+    assert resolve(None, [f"data.source={source}"], {}).output == f"runs/{name}"
+
+
+def test_a_path_may_be_text(file):
+    assert resolve(str(file("seed = 5")), [], {}).seed == 5
+
+
+def test_settings_made_by_a_script_get_a_name_too():
+    assert Config().with_name().output == "runs/digits"
+
+
+# --- shipped configurations ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["xor", "xor.toml", "configs/xor.toml"])
+def test_a_shipped_configuration_is_found_by_its_name_from_anywhere(name, tmp_path, monkeypatch):
+    if name == "xor.toml":
+        (tmp_path / "xor.toml").write_text("seed = 7")  # a file of the user comes first
+    (tmp_path / "xor").mkdir()  # a folder is no configuration
+    monkeypatch.chdir(tmp_path)
+    config = resolve(name, [], {})
+    assert config.output == "runs/xor"
+    assert config.seed == (7 if name == "xor.toml" else 0)
+    if name != "xor.toml":
+        assert Path(config.data.source).is_file()
+        assert config.data.test == config.data.source
+
+
+# --- the BLAS kernel -----------------------------------------------------------------------------
+
+FIND = """
+import os, sys
+from ddpbp.config.find import find
+config, origins = find(None, ["kernel=haswell"])
+print("numpy" in sys.modules, "OPENBLAS_CORETYPE" in os.environ)
+from ddpbp.config.check import check
+check(config, origins)
+print("OPENBLAS_CORETYPE" in os.environ)
+"""
+
+
+def test_finding_and_checking_choose_no_kernel(python):
+    ended = python("-c", FIND)
+    assert ended.stdout == "False False\nFalse\n", ended.stderr
+
+
+def test_resolving_chooses_the_kernel(python):
+    code = "import os; from ddpbp import resolve; resolve(None, ['kernel=haswell']); "
+    ended = python("-c", code + "print(os.environ['OPENBLAS_CORETYPE'])")
+    assert (ended.stdout, ended.stderr) == ("Haswell\n", "")
+
+
+def test_resolving_warns_if_it_is_too_late_for_the_kernel():
+    with pytest.warns(UserWarning, match='kernel = "haswell" has no effect'):
+        assert resolve(None, ["kernel=haswell"], {}).kernel == "haswell"
 
 
 # --- messages: where it was given, the key, what was found, what is allowed ----------------------
@@ -138,7 +214,7 @@ def test_name_is_the_stem_of_the_file(file):
     [
         # wrong type
         ("epochs=ten", ["epochs = 'ten'", "int"]),
-        ("model.hidden=64", ["model.hidden = 64", "array"]),
+        ("model.hidden=64", ["model.hidden = 64", "expected a list: model.hidden=[64]"]),
         ("data.standardize=yes", ["data.standardize = 'yes'", "bool"]),
         # out of range
         ("batch_size=0", ["batch_size = 0", ">= 1"]),
@@ -159,6 +235,7 @@ def test_name_is_the_stem_of_the_file(file):
             "model.activation=rleu",
             ["model.activation = 'rleu'", "mean relu", *hidden_activations()],
         ),
+        ("model.activation=ReLU", ["model.activation = 'ReLU'", "did you mean relu?"]),
         ("model.initialization=he", ["model.initialization = 'he'", *INITIALIZATIONS]),
         ("loss.name=hubert", ["loss.name = 'hubert'", "did you mean huber?", *LOSSES]),
         ("optimizer.name=adma", ["optimizer.name = 'adma'", "did you mean adam", *OPTIMIZERS]),
@@ -232,7 +309,7 @@ def test_a_file_that_is_not_there_or_not_text(file, tmp_path):
     path = file()
     with pytest.raises(ConfigError, match=r"jb\.toml does not exist; did you mean .*job\.toml\?"):
         resolve(tmp_path / "jb.toml", [], {})
-    with pytest.raises(ConfigError, match=r"does not exist$"):
+    with pytest.raises(ConfigError, match=r"does not exist; shipped with ddpbp: digits, .*, xor$"):
         resolve(tmp_path / "nowhere" / "zzz.toml", [], {})
     with pytest.raises(ConfigError, match="cannot be read"):
         resolve(tmp_path, [], {})
@@ -267,6 +344,38 @@ def test_toml_and_dictionary_give_the_same_configuration_again(file):
     assert "\n# task =\n" in text  # what is unset can be seen
 
 
+def test_toml_with_explanations_is_the_same_configuration(file):
+    text = to_toml(Config(), explain=True)
+    assert parse(tomllib.loads(text)) == Config()
+    lines = [line for line in text.splitlines() if line]
+    assert all("  # " in line for line in lines), "a setting without a docstring"
+    assert len(lines) == len(flat(Config())) + len(SECTIONS)
+
+
+def test_settings_that_no_number_depends_on():
+    assert harmless() == {
+        *("output", "threads", "log_every_steps", "check_every_steps", "max_seconds"),
+        *("stall_seconds", "bucket_cap_bytes", "data.folder", "checkpoint.every_steps"),
+        *("checkpoint.every_minutes", "checkpoint.keep_last", "checkpoint.keep_best"),
+    }
+
+
+def test_the_fingerprint_stays_what_checkpoints_hold():
+    assert fingerprint(Config()) == FINGERPRINT
+    assert fingerprint(parse({"output": "elsewhere", "threads": 3})) == FINGERPRINT
+    assert fingerprint(parse({"seed": 1})) != FINGERPRINT
+
+
+@pytest.mark.parametrize(("schedule", "length_matters"), [("constant", False), ("cosine", True)])
+def test_differences_are_those_that_change_numbers(schedule, length_matters):
+    before = dump(parse({"schedule": {"name": schedule}}))
+    after = parse(
+        {"schedule": {"name": schedule}, "seed": 3, "epochs": 99, "checkpoint": {"keep_last": 9}}
+    )
+    epochs = ["epochs: 10 → 99"] * length_matters
+    assert sorted(differences(before, after)) == [*epochs, "seed: 0 → 3"]
+
+
 def test_the_schema_names_every_setting_and_its_limits():
     found = json.loads(msgspec.json.encode(schema()))
     definitions = found["$defs"]
@@ -280,6 +389,7 @@ def test_the_schema_names_every_setting_and_its_limits():
     for section in SECTIONS:
         (reference,) = top[section].get("anyOf", [top[section]])
         assert list(properties(reference)) == list(tree[section])
+        assert all(setting["description"] for setting in properties(reference).values())
 
 
 @pytest.mark.parametrize(

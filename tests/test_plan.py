@@ -9,7 +9,7 @@ import pytest
 
 from ddpbp.cli.main import run
 from ddpbp.comm.all_reduce.reducer import Payload
-from ddpbp.config.settings import resolve
+from ddpbp.config.read import resolve
 from ddpbp.tools.plan import Compute, Machine, Shape, advice, predict, shapes
 from tests.cluster.hosts import Hosts
 

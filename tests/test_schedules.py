@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddpbp.comm.world import World
-from ddpbp.config.settings import parse
+from ddpbp.config.read import parse
 from ddpbp.data.dataset import Dataset
 from ddpbp.data.sources import Part
 from ddpbp.engine.build import make_trainer

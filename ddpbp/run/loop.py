@@ -11,7 +11,8 @@ import msgspec
 from ddpbp import __version__
 from ddpbp.base import blas, phases, tree
 from ddpbp.base.hashing import digest
-from ddpbp.config.settings import Config, dump, fingerprint, to_toml
+from ddpbp.config.settings import Config
+from ddpbp.config.write import dump, fingerprint, to_toml
 from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
 from ddpbp.engine.evaluator import Evaluator

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from ddpbp.errors import DdpbpError
 from ddpbp.run.sinks import Record, Sink
 
 
@@ -16,12 +17,23 @@ def figure(name: str, value: float) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Write to standard output; a reader that has gone away is not a fault."""
+    """Write to standard output; a reader that has gone away is not a fault.
+
+    Raises
+    ------
+    DdpbpError
+        If it cannot be written, as on a full disk; from then on there is no standard output.
+    """
+    if sys.stdout is None:
+        raise DdpbpError("standard output is closed")
     try:
         sys.stdout.write(text + end)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest of the output goes nowhere
+    except OSError as error:
+        sys.stdout = None  # as Python has it where there is none
+        raise DdpbpError(f"standard output cannot be written: {error.strerror}") from None
 
 
 class Report:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ddpbp.base import blas
 from ddpbp.comm.world import World
-from ddpbp.config.settings import Config, differences
+from ddpbp.config.settings import Config
+from ddpbp.config.write import differences
 from ddpbp.errors import ConfigError, OutOfStep
 from ddpbp.store.checkpoint import Checkpoint, find_checkpoint
 from ddpbp.store.files import read_json

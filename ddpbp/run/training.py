@@ -76,7 +76,7 @@ def train(
         On every rank alike: bad settings or data, divergence, ranks out of step; `Stopped` if a
         signal or `max_seconds` asked for it.
     """
-    world = world or World()
+    world, config = world or World(), config.with_name()
     require_enough_leaves(config, world.world_size)
     alone = launched() is None
     if bar is None:
@@ -142,10 +142,10 @@ class Process:
                 require_begun(world, self._kept)
                 start = self._kept
             else:
+                self.dataset = open_dataset(self.config, world)
                 with world.together():
                     if self.folder and world.rank == 0:
                         start = self.find_start()
-                self.dataset = open_dataset(self.config, world)
             assert self.dataset is not None  # a run that has begun has read its data
             start.notes += [*self.notes, *heartbeat.notes]
             self.notes.clear()

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpbp.config.settings import Config, dump, parse
+from ddpbp.config.read import parse
+from ddpbp.config.settings import Config
+from ddpbp.config.write import dump
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.store.files import Buffer, decode_json, require_format, write_whole
 from ddpbp.store.run_folder import MODEL

@@ -271,7 +271,7 @@ def _leaves(config: Config, world: World) -> Row:
 
 
 def _memory(config: Config, dataset: "Dataset", trainer: Any) -> Row:
-    from ddpbp.tools.dry_run import rank_bytes
+    from ddpbp.tools.dry_run import peak_bytes, rank_bytes
 
     world = trainer.world
     needed = sum(rank_bytes(config, dataset, trainer.network, world.world_size).values())
@@ -279,7 +279,11 @@ def _memory(config: Config, dataset: "Dataset", trainer: Any) -> Row:
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     # The ranks of a host have allocated theirs already; what is left says how near the end is.
     left, host = min(world.all_gather_object((free, world.host)))
-    found = f"{needed / 2**20:,.0f} MiB a rank; {left / 2**20:,.0f} MiB left on {host}"
+    peak = max(world.all_gather_object(peak_bytes()))
+    found = (
+        f"{needed / 2**20:,.0f} MiB a rank to train; loading took each process up to "
+        f"{peak / 2**20:,.0f} MiB; {left / 2**20:,.0f} MiB left on {host}"
+    )
     if left < needed:
         fix = "fewer ranks a host, a smaller batch_size or model.hidden"
         return Row("warn", "memory", found, fix)

@@ -1,14 +1,18 @@
-"""What a run would be: settings, size, memory, leaves and their balance."""
+"""What a run would be: data, network, memory, leaves and their balance, steps."""
+
+import resource
 
 from ddpbp.base import tree
 from ddpbp.comm.world import World
-from ddpbp.config.settings import Config, to_toml
-from ddpbp.data.batches import Batches, leaf_shapes
+from ddpbp.config.settings import Config
+from ddpbp.data.batches import leaf_shapes
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_network, make_optimizer
+from ddpbp.engine.build import make_batches, make_network, make_optimizer
 from ddpbp.engine.data import open_dataset
 from ddpbp.nn.network import Network
 from ddpbp.run.ranks import require_enough_leaves
+
+MIB = 2**20
 
 
 def describe(config: Config, ranks: int) -> str:
@@ -17,49 +21,58 @@ def describe(config: Config, ranks: int) -> str:
     Raises
     ------
     ConfigError
-        If so many ranks cannot run.
+        If a batch has fewer leaves than ranks.
     """
     require_enough_leaves(config, ranks)
+    before = peak_bytes()
     dataset = open_dataset(config, World())
+    loading = peak_bytes() - before
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
-    batches = Batches(
-        len(dataset.train), config.batch_size, config.leaf_size, config.seed, 0, ranks
-    )
+    most = tree.leaf_count(config.batch_size, config.leaf_size)
+    rows = {
+        "data": dataset.description,
+        "examples": _examples(dataset),
+        "network": f"{'-'.join(map(str, network.sizes))}, {network.parameter_count:,} parameters",
+        "memory": _memory(rank_bytes(config, dataset, network, ranks)),
+        "loading": f"{loading / MIB:,.1f} MiB per rank at its peak, as measured here",
+        "leaves": _leaves(config, ranks),
+        "steps": _steps(config, len(dataset.train)),
+        "ranks": f"{ranks}: can run; at most {most}",
+    }
+    return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
+
+
+def _examples(dataset: Dataset) -> str:
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return ", ".join(f"{name} {len(part):,}" for name, part in parts.items() if part)
+
+
+def _memory(sizes: dict[str, int]) -> str:
+    parts = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in sizes.items())
+    return f"{parts}: {sum(sizes.values()) / MIB:,.1f} MiB per rank"
+
+
+def _leaves(config: Config, ranks: int) -> str:
     leaves = [
         sum(count for count, _ in leaf_shapes(config.batch_size, config.leaf_size, r, ranks)[2])
         for r in range(ranks)
     ]
-    mib = {name: n / 2**20 for name, n in rank_bytes(config, dataset, network, ranks).items()}
-    sizes = {
-        name: part and len(part)
-        for name, part in (
-            ("train", dataset.train),
-            ("validation", dataset.validation),
-            ("test", dataset.test),
-        )
-    }
-    balance = sum(leaves) / (ranks * max(leaves))
-    return "\n".join(
-        [
-            to_toml(config),
-            f"data        {dataset.description}",
-            "examples    " + ", ".join(f"{name} {n:,}" for name, n in sizes.items() if n),
-            f"network     {'-'.join(map(str, network.sizes))}, "
-            f"{network.parameter_count:,} parameters",
-            "memory      "
-            + ", ".join(f"{k} {v:.1f} MiB" for k, v in mib.items())
-            + f": {sum(mib.values()):.1f} MiB per rank",
-            f"leaves      {sum(leaves)} of {config.leaf_size} examples; per rank "
-            f"{min(leaves)} to {max(leaves)}, balance {balance:.0%}",
-            f"steps       {batches.steps_per_epoch:,} an epoch, "
-            f"{batches.steps_per_epoch * config.epochs:,} in all",
-            f"ranks       {ranks}: can run; at most {sum(leaves)}",
-        ]
+    return (
+        f"{sum(leaves)} of {config.leaf_size} examples; per rank {min(leaves)} to {max(leaves)}, "
+        f"balance {sum(leaves) / (ranks * max(leaves)):.0%}"
     )
 
 
+def _steps(config: Config, examples: int) -> str:
+    steps = make_batches(config, examples, 0, 1).steps_per_epoch
+    return f"{steps:,} an epoch, {steps * config.epochs:,} in all"
+
+
 def rank_bytes(config: Config, dataset: Dataset, network: Network, ranks: int) -> dict[str, int]:
-    """Return the memory that the fullest of `ranks` ranks needs, by what it holds."""
+    """Return the memory that the fullest of `ranks` ranks needs to train, by what it holds.
+
+    Loading the data needs more for a while: see `peak_bytes`.
+    """
     size = tree.leaf_count(min(config.batch_size, len(dataset.train)), config.leaf_size)
     rows = config.leaf_size * -(-size // ranks)
     nodes = max(tree.root_program(size, ranks)[0])
@@ -72,3 +85,8 @@ def rank_bytes(config: Config, dataset: Dataset, network: Network, ranks: int) -
         "activations": 3 * sum(network.sizes) * rows * item,
         "data": sum(part.x.nbytes + part.y.nbytes for part in held),
     }
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,10 +1,11 @@
-"""Is the gradient right? Finite differences along random directions, layer by layer."""
+"""Check the gradient by finite differences along random directions, layer by layer."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from ddpbp.base import draws
 from ddpbp.comm.world import World
@@ -13,12 +14,14 @@ from ddpbp.data.sources import Part
 from ddpbp.engine.build import make_backprop, make_network
 from ddpbp.engine.data import open_dataset
 from ddpbp.engine.loading import load
+from ddpbp.errors import DdpbpError
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters, initialize
 
 Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-7  # relative, in float64
+EXAMPLES = 8  # a single one may have nothing to teach, as (0, 0) → 0 of the exclusive or
 _REDRAWS = 50
 _STEP = 2.0**-9  # length of a finite difference, along a direction of norm 1
 # f′(0) ≈ Σ c_k (f(k h) − f(−k h)) / h, exact up to h⁸
@@ -41,6 +44,8 @@ class Row:
         The largest relative error over the directions.
     redrawn : int
         Directions thrown away because they crossed a kink.
+    zero : bool
+        Whether the whole gradient of the tensor is zero, so that nothing was checked.
     """
 
     layer: int
@@ -50,6 +55,7 @@ class Row:
     numeric: float
     error: float
     redrawn: int
+    zero: bool
 
 
 def check(
@@ -61,10 +67,10 @@ def check(
     ----------
     config : Config
     network : Network
-        In float64, or rounding hides what is looked for.
+        In float64; in float32 rounding would hide a wrong gradient.
     theta : Parameters
     part : Part
-        The examples; one leaf of at most `config.leaf_size` is taken.
+        The examples; the first `leaf_size`, at least `EXAMPLES` where there are as many.
     directions : int
         Per tensor.
 
@@ -73,7 +79,7 @@ def check(
     list of Row
         Layer by layer.
     """
-    examples = min(config.leaf_size, len(part))
+    examples = examples_checked(config, part)
     backprop = make_backprop(config, network, examples)
     load(backprop, part, slice(0, examples), ((1, examples),))
     grad = network.views(np.zeros(network.parameter_count, network.dtype))
@@ -88,6 +94,11 @@ def check(
                 _check_tensor(backprop, theta, grad.flat, (begin, stop), (l, name), key, directions)
             )
     return rows
+
+
+def examples_checked(config: Config, part: Part) -> int:
+    """Return the number of examples that a check takes."""
+    return min(max(config.leaf_size, EXAMPLES), len(part))
 
 
 def _check_tensor(
@@ -107,23 +118,24 @@ def _check_tensor(
         places = np.arange(n, dtype=np.uint64) + np.uint64((done + redrawn) * n)
         v = draws.normal(key, places)
         v /= np.linalg.norm(v)
-        found = _directional(backprop, theta, span, v, step)
-        if found is None and redrawn < _REDRAWS:
+        difference = _directional(backprop, theta, span, v, step)
+        if difference is None and redrawn < _REDRAWS:
             redrawn += 1
-            step /= 2.0 if redrawn % 5 == 0 else 1.0  # kinks lie close: look closer
+            step /= 2.0 if redrawn % 5 == 0 else 1.0  # kinks are close: take a shorter step
             continue
-        if found is None:
-            raise ArithmeticError(
+        if difference is None:
+            raise DdpbpError(
                 f"layer {label[0]}, {label[1]}: every direction crosses a kink; the examples lie "
                 "on one (zero features with zero biases do); try another seed"
             )
-        numeric, scale = found
+        numeric, scale = difference
         analytic = float(grad[begin:stop] @ v)
         # Relative to the derivative, but not below what one rounding of the loss can be.
         floor = scale * np.finfo(np.float64).eps / step
         error = max(error, abs(analytic - numeric) / max(abs(analytic), abs(numeric), 1e7 * floor))
         done += 1
-    return Row(label[0], label[1], n, analytic, numeric, error, redrawn)
+    zero = not grad[begin:stop].any()
+    return Row(label[0], label[1], n, analytic, numeric, error, redrawn, zero)
 
 
 def _directional(
@@ -151,41 +163,51 @@ def _directional(
 
 
 def _sides(backprop: Backprop) -> Array:
-    """Tell on which side of every kink the examples are."""
+    """Return on which side of every kink the examples are."""
     network, (stack,) = backprop.network, backprop.stacks
-    found = [
+    sides = [
         (stack.z[l] > kink).ravel()
         for l in range(1, network.L + 1)
         for kink in network.activation(l).kinks
     ]
-    found += [(d > 0.0).ravel() for d in backprop.loss.kinks(stack.a[-1], stack.y)]
-    return np.concatenate(found) if found else np.zeros(0, np.bool_)
+    sides += [(d > 0.0).ravel() for d in backprop.loss.kinks(stack.a[-1], stack.y)]
+    return np.concatenate(sides) if sides else np.zeros(0, np.bool_)
 
 
 def check_config(config: Config, *, directions: int = 3) -> tuple[str, bool]:
-    """Check the gradient of a configuration on its own data, in float64.
+    """Check the gradient of a configuration on its own data, in float64 and without rounding.
 
     Returns
     -------
     table : str
-        A row for each tensor.
+        A row for each tensor, and the verdict.
     good : bool
-        Whether every relative error is at most `TOLERANCE`.
+        Whether every relative error is at most `TOLERANCE`, and no gradient is all zero.
     """
-    config.model.dtype = "float64"
+    model = structs.replace(config.model, dtype="float64")
+    config = structs.replace(config, model=model, wire="none")
     dataset = open_dataset(config, World())
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
     theta = initialize(network, config.model.initialization, config.seed)
     rows = check(config, network, theta, dataset.train, directions=directions)
-    good = all(row.error <= TOLERANCE for row in rows)
+    verdict, good = _verdict(rows, examples_checked(config, dataset.train))
     lines = ["layer  tensor  parameters       backprop    differences  relative error  redrawn"]
     lines += [
         f"{r.layer:>5}  {r.tensor:<6}  {r.parameters:>10,}  {r.analytic:>13.6e}  "
         f"{r.numeric:>13.6e}  {r.error:>14.1e}  {r.redrawn:>7}"
         for r in rows
     ]
-    lines.append(
-        f"{'correct' if good else 'WRONG'}: relative errors "
-        f"{'are at most' if good else 'exceed'} {TOLERANCE:g}"
-    )
-    return "\n".join(lines), good
+    return "\n".join([*lines, verdict]), good
+
+
+def _verdict(rows: list[Row], examples: int) -> tuple[str, bool]:
+    where = f"on {examples} examples"
+    if any(row.error > TOLERANCE for row in rows):
+        return f"WRONG {where}: relative errors exceed {TOLERANCE:g}", False
+    if zero := [f"layer {row.layer} {row.tensor}" for row in rows if row.zero]:
+        return (
+            f"NOTHING TO CHECK {where}: the gradient is all zero in {', '.join(zero)}; if units "
+            "never fire, try another seed",
+            False,
+        )
+    return f"correct {where}: relative errors are at most {TOLERANCE:g}", True

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ddpbp.config.settings import resolve
+from ddpbp.config.read import resolve
 from ddpbp.run.training import train
 
 PAPER = {

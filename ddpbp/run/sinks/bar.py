@@ -52,7 +52,6 @@ class Bar(Console):
             TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s"),
             TimeRemainingColumn(),
             console=Terminal(force_terminal=True),
-            transient=True,
         )
         self._bar.start()
         total = record["epochs"] * record["examples_per_epoch"]
@@ -78,5 +77,8 @@ class Bar(Console):
 
     def _stop(self) -> None:
         if self._bar is not None:
+            # Not `transient`, which erases the line above when the bar stops: a launcher may have
+            # printed a message there already, since it passes on whole lines.
+            self._bar.update(self._task, visible=False)
             self._bar.stop()
             self._bar = None

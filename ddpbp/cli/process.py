@@ -1,0 +1,126 @@
+"""The ranks of a command, and how it ends: the same exit code everywhere, one message."""
+
+import io
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import TextIO
+
+from ddpbp.comm.join import join, launched
+from ddpbp.comm.simulated import simulate
+from ddpbp.comm.world import World
+from ddpbp.errors import DdpbpError
+
+# A message needs this long to pass through the launcher, which ends all ranks with the first one.
+MESSAGE_SECONDS = 0.5
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that prints, as its launcher numbers it."""
+    place = launched()
+    return place is None or place[0] == 0
+
+
+def complain(message: object) -> None:
+    """Print one message on standard error."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"ddpbp: {message}\n")
+        sys.stderr.flush()
+
+
+def leave_together() -> None:
+    """Wait until rank 0 has printed: a launcher ends all ranks as soon as one has failed."""
+    if launched() is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(MESSAGE_SECONDS)
+
+
+def on_all_ranks(
+    main: Callable[[World], int], *, simulate_ranks: int | None = None, mpi: bool | None = None
+) -> int:
+    """Run `main` in the world of this process and turn its faults into exit codes.
+
+    A `DdpbpError` has reached every rank: rank 0 prints it. Any other fault is this rank's alone:
+    it prints it and ends all ranks.
+
+    Parameters
+    ----------
+    main : callable
+        Returns an exit code.
+    simulate_ranks : int, optional
+        Run this many ranks in this process.
+    mpi : bool, optional
+        As `join` takes it.
+    """
+
+    def guarded(world: World) -> int:
+        try:
+            return main(world)
+        except DdpbpError as error:
+            if world.rank == 0:
+                complain(error)
+            return error.code
+        except BaseException as error:
+            code = 130 if isinstance(error, KeyboardInterrupt) else 1
+            _print_fault(error, world)
+            world.abort(code)
+            return code
+
+    if simulate_ranks:
+        return simulate(simulate_ranks, guarded)
+    return guarded(join(mpi=mpi))
+
+
+def _print_fault(error: BaseException, world: World) -> None:
+    """Print a fault of this rank alone; what is no known limit is a bug, with its traceback."""
+    if isinstance(error, MemoryError):
+        complain(
+            f"rank {world.rank} on {world.host} is out of memory: {error}; if the data are too big "
+            "(every rank holds all of them), use fewer ranks a host or fewer examples; else lower "
+            "batch_size or model.hidden (ddpbp train --dry-run prints what each takes)"
+        )
+    elif isinstance(error, KeyboardInterrupt):
+        if world.rank == 0:
+            complain("interrupted")
+    elif not isinstance(error, SystemExit):  # with that, a simulated rank follows another
+        complain(f"rank {world.rank} on {world.host} failed:")
+        traceback.print_exception(error)
+
+
+# --- standard output -----------------------------------------------------------------------------
+
+
+def begin_output() -> None:
+    """Make every text printable: an encoding that lacks a character prints its escape.
+
+    Raises
+    ------
+    DdpbpError
+        If standard output is closed: its number would go to the next file that is opened.
+    """
+    if sys.stdout is None:
+        raise DdpbpError("standard output is closed; redirect it to a file or to /dev/null")
+    stream: TextIO = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+
+
+def end_output(code: int) -> int:
+    """Write what is left of standard output; return the exit code.
+
+    A reader that has gone away is not a fault. Output that is lost is one, and is reported unless
+    the command failed anyway. A training goes on without its output, and ends here.
+    """
+    lost = sys.stdout is None
+    try:
+        if not lost:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor may it fail when Python exits
+        lost = not isinstance(error, BrokenPipeError)
+    if lost and not code:
+        complain("standard output could not be written: is the disk full?")
+    return code or int(lost)

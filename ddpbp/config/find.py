@@ -1,0 +1,241 @@
+"""Where settings come from: TOML file < `DDPBP_*` environment < `key=value` arguments < flags.
+
+A later source wins. Every message names the place that gave the setting. Nothing here imports
+NumPy, so that the kernel which the settings ask for can still be chosen.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from ddpbp.config.settings import SECTIONS, Config, hints
+from ddpbp.errors import ConfigError
+
+DEFAULT = "digits"
+
+
+@dataclass
+class Origins:
+    """Where each setting was given, for messages.
+
+    Attributes
+    ----------
+    file : str
+        The source of all settings that `places` does not name.
+    places : dict of str
+        "argument epochs=3", by dotted key.
+    """
+
+    file: str = "configuration"
+    places: dict[str, str] = field(default_factory=dict)
+
+    def of(self, key: str) -> str:
+        """Return where a setting was given: it, something inside it, or its whole section."""
+        related = (
+            name
+            for name in self.places
+            if f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.")
+        )
+        return self.places.get(key) or self.places.get(next(related, ""), self.file)
+
+
+class Found(NamedTuple):
+    """Typed settings that no table has checked yet, and where they were given."""
+
+    config: Config
+    origins: Origins
+
+
+def find(
+    path: Path | str | None,
+    assignments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Found:
+    """Bring file, environment, `key=value` arguments and flags together.
+
+    Parameters
+    ----------
+    path : Path, str or None
+        A TOML file, or the name of a shipped configuration; None takes the shipped `digits`.
+    assignments : sequence of str
+        ``"optimizer.learning_rate=0.05"``; the value as TOML writes it, or bare text.
+    environment : mapping, optional
+        ``DDPBP_OPTIMIZER__LEARNING_RATE=0.05``; the process's own by default.
+    flags : mapping, optional
+        Dotted keys to values; None is not given.
+
+    Raises
+    ------
+    ConfigError
+        Names the key or file, what was found and what is allowed.
+    """
+    file = shipped()[DEFAULT] if path is None else _file(Path(path))
+    tree = _read(file)
+    _find_shipped_data(tree, file)
+    origins = Origins(str(file))
+
+    def assign(key: str, value: Any, place: str, text: str) -> None:
+        _assign(tree, key, value, text)
+        origins.places[key] = place
+
+    env = os.environ if environment is None else environment
+    for name in sorted(name for name in env if name.startswith("DDPBP_")):
+        key = name.removeprefix("DDPBP_").lower().replace("__", ".")
+        assign(key, _value(env[name]), f"environment variable {name}", name)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"argument {text!r}: expected key=value, as in optimizer.learning_rate=0.05"
+            )
+        assign(key.strip(), _value(value), f"argument {text}", text)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            assign(key, value, f"flag --{key}", key)
+    return Found(convert(tree, origins).with_name(file.stem if path else None), origins)
+
+
+def convert(tree: Mapping[str, Any], origins: Origins) -> Config:
+    """Return the typed settings that nested dictionaries describe.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what was found and what is allowed.
+    """
+    _refuse_unknown(tree, Config, "", origins)
+    try:
+        return msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), tree, origins)) from None
+
+
+def near(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the allowed word most like this one, whatever its case; "" if none is."""
+    lower = {other.lower(): other for other in allowed}
+    match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+    return lower[match[0]] if match else ""
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def shipped() -> dict[str, Path]:
+    """Return the configurations that come with ddpbp, installed or in a checkout, by name.
+
+    Raises
+    ------
+    ConfigError
+        If the installation lacks them.
+    """
+    package = Path(__file__).parent.parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / f"{DEFAULT}.toml").is_file():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    raise ConfigError(f"configuration {DEFAULT!r} is not part of this installation; reinstall it")
+
+
+def _file(path: Path) -> Path:
+    """Return the file: itself, or a shipped one named as `xor` or `configs/xor.toml`."""
+    if not path.is_file() and path in (Path(path.stem), Path("configs") / f"{path.stem}.toml"):
+        return shipped().get(path.stem, path)
+    return path
+
+
+def _find_shipped_data(tree: dict[str, Any], file: Path) -> None:
+    """Point a shipped configuration, used outside a checkout, to the files that lie beside it."""
+    if file not in shipped().values() or not isinstance(data := tree.get("data"), dict):
+        return
+    for key in ("source", "validation", "test"):
+        name = data.get(key)
+        if isinstance(name, str) and name.startswith("configs/") and not Path(name).exists():
+            data[key] = str(file.parent.parent / name)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        beside = [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        similar = near(file.name, beside)
+        hint = f"; did you mean {file.with_name(similar)}?" if similar else ""
+        raise ConfigError(
+            f"configuration file {file} does not exist{hint}; shipped with ddpbp: "
+            f"{', '.join(shipped())}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration file {file} is not TOML: {error}") from None
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{where}: {section} is a value, not a section")
+    tree[name] = value
+
+
+def _refuse_unknown(
+    tree: Mapping[str, Any], kind: type[Struct], prefix: str, origins: Origins
+) -> None:
+    types = get_type_hints(kind)
+    for name, value in tree.items():
+        key = prefix + name
+        if name not in types:
+            known = [key for key, _ in hints()]
+            similar = near(key, known if prefix else [*SECTIONS, *known], 0.7 if prefix else 0.5)
+            hint = f"did you mean {similar}?" if similar else f"allowed: {', '.join(types)}"
+            raise ConfigError(
+                f"{origins.of(key)}: unknown setting {key}; {hint} (all of them: ddpbp config show)"
+            )
+        if name in SECTIONS and not prefix:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{origins.of(key)}: {name} is a section, [{name}]")
+            _refuse_unknown(value, types[name], f"{name}.", origins)
+
+
+def _explain(message: str, tree: Any, origins: Origins) -> str:
+    """Turn a message of msgspec into ours: place, key, what was found, what is allowed."""
+    text, _, place = message.partition(" - at `$.")
+    key = re.sub(r"\[.*", "", place.rstrip("`"))
+    value = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    text = text.replace("Expected", "expected")
+    hint = dict(hints())[key]
+    if text.startswith("Invalid enum value"):
+        text = f"allowed: {', '.join(_words(hint))}"
+    elif get_origin(hint) is list and not isinstance(value, list):
+        text = f"expected a list: {key}=[{value}]"
+    return f"{origins.of(key)}: {key} = {value!r}: {text}"
+
+
+def _words(hint: Any) -> list[str]:
+    """List the words that a setting of this type may be."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if hint is int:
+        return ["a number"]
+    return [word for part in get_args(hint) for word in _words(part)]
