@@ -2,7 +2,7 @@
 
 from ddpbp.base.phases import BACKWARD, BETWEEN, STEP, Observer, Phase
 from ddpbp.comm.world import World
-from ddpbp.config.settings import resolve
+from ddpbp.config.read import resolve
 from ddpbp.engine.build import make_trainer
 from ddpbp.engine.data import open_dataset
 from ddpbp.engine.trainer import Trainer

@@ -1,11 +1,28 @@
 """The commands that apply a trained model: eval and predict."""
 
+import sys
 from pathlib import Path
 
 import click
 
+from ddpbp.base import blas
 from ddpbp.cli.options import WorldOptions, world_options
 from ddpbp.comm.world import World
+from ddpbp.store.model_file import StoredModel, read_header, read_model
+
+
+def read_on_its_kernel(path: Path, world: World) -> StoredModel:
+    """Read a model on all ranks, after choosing the BLAS kernel that it was trained on.
+
+    Rank 0 prints a note if another kernel has to be used.
+    """
+    with world.together():
+        kernel = read_header(path)["config"].get("kernel", "native")
+    for note in blas.use_kernel(kernel):
+        if world.rank == 0:
+            sys.stderr.write(f"note: {note}\n")
+    with world.together():
+        return read_model(path)
 
 
 @click.command("eval")
@@ -19,10 +36,11 @@ def evaluate(model: Path, data: str | None, where: WorldOptions, as_json: bool) 
     def main(world: World) -> int:
         import msgspec
 
+        stored = read_on_its_kernel(model, world)
         from ddpbp.run.report import say
-        from ddpbp.tools.apply import score_file
+        from ddpbp.tools.apply import score
 
-        scores = score_file(model, data, world)
+        scores = score(stored, data, world)
         with world.together():
             if world.rank == 0 and as_json:
                 say(msgspec.json.encode(scores).decode())
@@ -47,9 +65,15 @@ def predict(model: Path, data: Path, where: WorldOptions, output: Path | None) -
     """Apply MODEL (a run folder or a model file) to the rows of DATA."""
 
     def main(world: World) -> int:
-        from ddpbp.tools.apply import predict_file
+        stored = read_on_its_kernel(model, world)
+        from ddpbp.tools import apply
 
-        predict_file(model, data, output, world)
+        with world.together():
+            apply.require_writable_name(output)
+        a = apply.predict(stored, str(data), world)
+        with world.together():
+            if world.rank == 0:
+                apply.write_predictions(stored, a, output)
         return 0
 
     return where.run(main)

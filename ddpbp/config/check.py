@@ -65,7 +65,8 @@ def _check_together(config: Config, origins: Origins) -> None:
     if config.loss.label_smoothing and config.loss.name not in readers:
         raise ConfigError(
             f"{origins.of('loss.label_smoothing')}: loss.label_smoothing = "
-            f"{config.loss.label_smoothing:g} is for loss {', '.join(readers)}, not {config.loss.name}"
+            f"{config.loss.label_smoothing:g} is for loss {', '.join(readers)}, "
+            f"not {config.loss.name}"
         )
     if config.wire != "none" and config.model.dtype != "float32":
         raise ConfigError(

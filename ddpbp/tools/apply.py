@@ -88,7 +88,7 @@ def predict(model: StoredModel, data: str | Array, world: World) -> Array:
             options = other_options(model.config, data, model.target, model.columns)
             x = read_features(data, options, features)
         else:
-            x = feature_values(ArrayRows(np.asarray(data)), "x")
+            x = feature_values(ArrayRows(np.asarray(data), "x"), "x")
         if x.shape[1] != features:
             raise DataError(f"x: {x.shape[1]} features in each row, the model takes {features}")
     return make_evaluator(model.config, model.network, world).predict(
