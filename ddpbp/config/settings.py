@@ -131,7 +131,7 @@ class CheckpointConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     keep_last: Annotated[Count, HARMLESS] = 2
     """Number of the newest checkpoints to keep; with two, one may be damaged."""
     keep_best: Annotated[Number, HARMLESS] = 0
-    """Number of best epochs to keep, by validation (else training) loss; checkpoints/best names one."""
+    """Number of epochs of least validation (else training) loss to keep; `best` names the first."""
 
 
 class Config(Struct, kw_only=True, forbid_unknown_fields=True):

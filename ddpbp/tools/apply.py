@@ -114,7 +114,7 @@ def _scaled(model: StoredModel, x: Array) -> Array:
     return x.astype(model.network.dtype, copy=False)
 
 
-def _write_predictions(model: StoredModel, a: Array, output: Path | None) -> None:
+def write_predictions(model: StoredModel, a: Array, output: Path | None) -> None:
     """Write predictions to a .csv or .npy file, or as CSV to standard output.
 
     A classification gives the name of the class and the outputs of all classes, other tasks the
