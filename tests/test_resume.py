@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ddpbp.cli.main import run
-from ddpbp.engine.trainer import Trainer
 from ddpbp.run import requests
 from ddpbp.store.model_file import model_file
 
