@@ -89,8 +89,8 @@ if launched()[0] == 1:
     "reduction": """
 from ddpbp.comm.all_reduce.shared import SharedSmall
 finish = SharedSmall.finish
-def off_by_a_bit(self, size, signal=0):
-    reduced = finish(self, size, signal)
+def off_by_a_bit(self, signal=0):
+    reduced = finish(self, signal)
     reduced.grad[-1:].view("u4")[:] ^= self.world.rank
     return reduced
 SharedSmall.finish = off_by_a_bit

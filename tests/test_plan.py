@@ -10,7 +10,9 @@ import pytest
 from ddpbp.cli.main import run
 from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.config.read import resolve
-from ddpbp.tools.plan import Compute, Machine, Shape, advice, predict, shapes
+from ddpbp.tools.plan.machine import Compute, Machine, Shape
+from ddpbp.tools.plan.predict import predict, shapes
+from ddpbp.tools.plan.report import advice
 from tests.cluster.hosts import Hosts
 
 # A million numbers; forward 40 ms, backward 80 ms, update 4 ms for 8 leaves.
@@ -29,8 +31,8 @@ def machine(bytes_per_second: float, slowdown: float = 1.0) -> Machine:
     return Machine(Shape(1, 2), alone, together, 0.0, 0.0, 0.0, 0.0, bytes_per_second)
 
 
-def step(on: Machine, nodes: int, ranks_per_node: int) -> float:
-    return predict(on, PAYLOAD, Shape(nodes, ranks_per_node))["step_seconds"]
+def step(on: Machine, hosts: int, ranks_per_host: int) -> float:
+    return predict(on, PAYLOAD, Shape(hosts, ranks_per_host))["step_seconds"]
 
 
 def test_step_is_the_sum_of_its_parts():
@@ -50,12 +52,12 @@ def test_what_is_complete_travels_during_the_backward_pass():
 
 
 def test_bytes_are_those_of_a_ring_and_half_of_them_in_16_bits():
-    def sent(payload: Payload, nodes: int) -> float:
-        return predict(machine(1e9), payload, Shape(nodes, 1))["sent_bytes_per_node"]
+    def sent(payload: Payload, hosts: int) -> float:
+        return predict(machine(1e9), payload, Shape(hosts, 1))["sent_bytes_per_host"]
 
-    for nodes in (2, 4, 8):
-        assert sent(PAYLOAD, nodes) == pytest.approx(2 * (nodes - 1) / nodes * 4e6)
-        assert sent(PAYLOAD._replace(wire="bf16"), nodes) == pytest.approx(sent(PAYLOAD, nodes) / 2)
+    for count in (2, 4, 8):
+        assert sent(PAYLOAD, count) == pytest.approx(2 * (count - 1) / count * 4e6)
+        assert sent(PAYLOAD._replace(wire="bf16"), count) == pytest.approx(sent(PAYLOAD, count) / 2)
 
 
 def test_shapes_fill_a_host_first_and_end_with_the_leaves():
@@ -71,8 +73,8 @@ def test_shapes_fill_a_host_first_and_end_with_the_leaves():
 
 def test_advice_is_honest_where_more_ranks_are_slower():
     rows = [
-        {"nodes": n, "ranks": n, "step_seconds": s, "compute_seconds": s / 4, "speed_up": 1 / s}
-        | {"efficiency": 1 / s / n, "sent_bytes_per_node": 1e6}
+        {"hosts": n, "ranks": n, "step_seconds": s, "compute_seconds": s / 4, "speed_up": 1 / s}
+        | {"efficiency": 1 / s / n, "sent_bytes_per_host": 1e6}
         for n, s in ((1, 1.0), (2, 0.8), (4, 1.1))
     ]
     said = " ".join(advice(resolve(None), rows, 8, ranks=2, connected=True))
@@ -83,17 +85,17 @@ def test_advice_is_honest_where_more_ranks_are_slower():
 
 def test_predictions_of_a_plan_are_near_what_bench_measures(python, tmp_path):
     wide = ["model.hidden=[256]", "batch_size=256"]
-    for command in (["plan", "--bandwidth=1", "--nodes=2,4"], ["bench"]):
+    for command in (["plan", "--bandwidth=1", "--hosts=2,4"], ["bench"]):
         ended = python("-m", "ddpbp", *command, *wide, "--json", tmp_path / command[0])
         assert ended.returncode == 0, ended.stderr
     found, bench = (json.loads((tmp_path / name).read_text()) for name in ("plan", "bench"))
     rows = found["predictions"]
-    assert {row["nodes"] for row in rows} == {1, 2, 4}
+    assert {row["hosts"] for row in rows} == {1, 2, 4}
     # Units are right; how near it is depends on what else the machine does.
     assert 1 / 3 < rows[0]["step_seconds"] / bench["seconds_per_step"]["all"] < 3
     # 16,640 + 2,570 parameters, 1 Gbit/s: a host sends them once, and most of that is seen.
-    two = next(row for row in rows if row["nodes"] == 2)
-    assert two["sent_bytes_per_node"] == 19_210 * 4
+    two = next(row for row in rows if row["hosts"] == 2)
+    assert two["sent_bytes_per_host"] == 19_210 * 4
     assert two["step_seconds"] - two["compute_seconds"] > 0.3e-3
 
 
@@ -110,20 +112,20 @@ def on_hosts(hosts: Hosts, ranks: tuple[int, ...], *arguments: str | Path) -> No
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("nodes", [2, 3])
-def test_hosts_send_what_is_predicted(hosts, tmp_path, nodes):
+@pytest.mark.parametrize("count", [2, 3])
+def test_hosts_send_what_is_predicted(hosts, tmp_path, count):
     def sent(epochs: int) -> list[int]:
-        before = [hosts.sent_bytes(host) for host in hosts.names[:nodes]]
+        before = [hosts.sent_bytes(host) for host in hosts.names[:count]]
         on_hosts(
-            hosts, (1,) * nodes, "train", f"epochs={epochs}", f"output={tmp_path / str(epochs)}"
+            hosts, (1,) * count, "train", f"epochs={epochs}", f"output={tmp_path / str(epochs)}"
         )
-        after = [hosts.sent_bytes(host) for host in hosts.names[:nodes]]
+        after = [hosts.sent_bytes(host) for host in hosts.names[:count]]
         return [b - a for a, b in zip(before, after, strict=True)]
 
     steps = 3 * (11 - 1)  # what a start costs falls out
     measured = max((b - a) / steps for a, b in zip(sent(1), sent(11), strict=True))
-    predicted = predict(machine(1e9), PAYLOAD._replace(length=WIDE_LENGTH), Shape(nodes, 1))[
-        "sent_bytes_per_node"
+    predicted = predict(machine(1e9), PAYLOAD._replace(length=WIDE_LENGTH), Shape(count, 1))[
+        "sent_bytes_per_host"
     ]
     # Headers and acknowledgements come on top.
     assert measured == pytest.approx(predicted * 1.05, rel=0.05)
@@ -131,14 +133,14 @@ def test_hosts_send_what_is_predicted(hosts, tmp_path, nodes):
 
 def test_plan_over_hosts_measures_their_network(hosts, tmp_path):
     file = tmp_path / "plan.json"
-    on_hosts(hosts, (1, 1), "plan", "--nodes=2", "--json", file)
+    on_hosts(hosts, (1, 1), "plan", "--hosts=2", "--json", file)
     found = json.loads(file.read_text())
-    assert found["measured_on"] == {"nodes": 2, "ranks": 2}
-    assert [row["nodes"] for row in found["predictions"]] == [1, 2]
+    assert found["measured_on"] == {"hosts": 2, "ranks": 2}
+    assert [row["hosts"] for row in found["predictions"]] == [1, 2]
     assert found["latency_seconds"] > 0
     assert found["bytes_per_second"] > 1e6
 
 
 def test_wrong_numbers_of_hosts_are_refused(capsys):
-    assert run(["plan", "--nodes", "2,x", "--bandwidth", "1"]) == 2
-    assert "--nodes 2,x: expected numbers, as in 1,2,4" in capsys.readouterr().err
+    assert run(["plan", "--hosts", "2,x", "--bandwidth", "1"]) == 2
+    assert "--hosts 2,x: expected numbers, as in 1,2,4" in capsys.readouterr().err

@@ -51,20 +51,22 @@ def doctor(settings: SettingsOptions, timeout_seconds: float) -> int:
 
     CONFIG and KEY=VALUE are as for train. Exit code 1 if a check has failed.
     """
-    from ddpbp.tools import doctor
+    from ddpbp.tools.doctor.examine import examine
+    from ddpbp.tools.doctor.installation import launcher_fault
+    from ddpbp.tools.doctor.limits import limit_joining
 
     def main(world: World) -> int:
         joined()
         config = settings.config(world)
-        tell = say if world.rank == 0 else lambda _: None
-        return doctor.examine(config, world, tell, timeout_seconds)
+        show = say if world.rank == 0 else lambda _: None
+        return examine(config, world, show, timeout_seconds)
 
-    joined = doctor.limit_joining(timeout_seconds, first=is_first())
+    joined = limit_joining(timeout_seconds, first=is_first())
     try:
         return on_all_ranks(main)
     except ConfigError as error:  # launcher and library do not fit: there is no world
         if is_first():
-            say(str(doctor.launcher_fault(error)))
+            say(str(launcher_fault(error)))
         leave_together()
         return 1
     finally:

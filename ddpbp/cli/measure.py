@@ -39,9 +39,9 @@ def bench(settings: SettingsOptions, json_file: Path | None, ranks: str | None) 
 
 @click.command()
 @settings_options
-@click.option("--nodes", metavar="2,4,8", help="Numbers of hosts; by default powers of two.")
+@click.option("--hosts", metavar="2,4,8", help="Numbers of hosts; by default powers of two.")
 @click.option(
-    "--ranks-per-node", type=click.IntRange(min=1), help="Of a host; by default as many as here."
+    "--ranks-per-host", type=click.IntRange(min=1), help="Of a host; by default as many as here."
 )
 @click.option(
     "--bandwidth",
@@ -58,8 +58,8 @@ def bench(settings: SettingsOptions, json_file: Path | None, ranks: str | None) 
 @json_option
 def plan(
     settings: SettingsOptions,
-    nodes: str | None,
-    ranks_per_node: int | None,
+    hosts: str | None,
+    ranks_per_host: int | None,
     bandwidth: float | None,
     latency: float,
     json_file: Path | None,
@@ -72,23 +72,23 @@ def plan(
 
     def main(world: World) -> int:
         config = settings.config(world)
-        from ddpbp.tools import plan
+        from ddpbp.tools.plan import report
 
         figures = None
         if world.world_size == 1 and launched() is None:
-            options = {"nodes": nodes, "ranks-per-node": ranks_per_node, "bandwidth": bandwidth}
+            options = {"hosts": hosts, "ranks-per-host": ranks_per_host, "bandwidth": bandwidth}
             words = [f"--{name}={value}" for name, value in options.items() if value is not None]
             words += [*settings.arguments(), f"--latency={latency}"]
-            figures = plan.plan_under_mpi(config, words)
-        figures = figures or plan.plan(
+            figures = report.plan_under_mpi(config, words)
+        figures = figures or report.plan(
             config,
             world,
-            nodes=nodes,
-            ranks_per_node=ranks_per_node or 0,
+            hosts=hosts,
+            ranks_per_host=ranks_per_host or 0,
             bytes_per_second=(bandwidth or 0.0) * 1e9 / 8,
             latency_seconds=latency * 1e-6,
         )
-        _report(world, plan.text(figures), figures, json_file)
+        _report(world, report.text(figures), figures, json_file)
         return 0
 
     return on_all_ranks(main)

@@ -82,18 +82,18 @@ def measure(config: Config, world: World) -> dict[str, Any]:
         return gemm(workspace, trainer.theta, shapes, gradient_rows)
 
     leaf_gemm, whole_gemm = bare(batch.shapes, GRADIENT_ROWS), bare(((1, rows),), 2**30)
-    found: list[dict[str, float]] = []
+    runs: list[dict[str, float]] = []
     for _ in range(REPEATS):
         one = run_steps(trainer, timer, steps)
         one["gemm"], one["gemm_one_leaf"] = leaf_gemm(), whole_gemm()
-        found.append(one)
-    median = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        runs.append(one)
+    median = {key: statistics.median(one[key] for one in runs) for key in runs[0]}
     step = median["step"]
     return {
         "examples_per_second": config.batch_size / step,
-        "gemm_fraction": statistics.median(one["gemm"] / one["step"] for one in found),
+        "gemm_fraction": statistics.median(one["gemm"] / one["step"] for one in runs),
         "gemm_fraction_one_leaf": statistics.median(
-            one["gemm_one_leaf"] / one["step"] for one in found
+            one["gemm_one_leaf"] / one["step"] for one in runs
         ),
         "seconds_per_step": {"all": step} | {phase: median[phase] for phase in STEP_PHASES},
         "world_size": world.world_size,
@@ -161,7 +161,7 @@ def gemm(
 def all_reduce(world: World) -> list[dict[str, float]]:
     """Time the reduction of float32 vectors against `MPI.Allreduce` over sizes."""
     comm = world.comm
-    found = []
+    rows = []
     for bytes_ in ALL_REDUCE_BYTES:
         payload = Payload(bytes_ // 4, np.dtype(np.float32), 1, (world.world_size,))
         reducer = make_reducer(world, payload)
@@ -183,8 +183,8 @@ def all_reduce(world: World) -> list[dict[str, float]]:
             for _ in range(5)
         ]
         mine, mpi = (statistics.median(side) for side in zip(*rounds, strict=True))
-        found.append({"bytes": bytes_, "seconds": mine, "mpi_seconds": mpi})
-    return found
+        rows.append({"bytes": bytes_, "seconds": mine, "mpi_seconds": mpi})
+    return rows
 
 
 class Link(NamedTuple):
@@ -209,7 +209,7 @@ def links(world: World) -> list[Link]:
     places = world.all_gather_object((world.local_rank, world.host))
     ends = [rank for rank, (local_rank, _) in enumerate(places) if local_rank == 0]
     ends = ends if len(ends) > 1 else [0, 1]
-    found = []
+    measured = []
     for a, b in pairwise([*ends, ends[0]] if len(ends) > 2 else ends):
         seconds: tuple[float, ...] = ()
         if world.rank in (a, b):
@@ -220,8 +220,8 @@ def links(world: World) -> list[Link]:
             )
         latency, long = world.all_gather_object(seconds)[a]
         name = f"{places[a][1]} to {places[b][1]}" if places[a][1] != places[b][1] else places[a][1]
-        found.append(Link(name, latency, PINGS[1][0] / long))
-    return found
+        measured.append(Link(name, latency, PINGS[1][0] / long))
+    return measured
 
 
 def _ping(comm: Any, other: int, bytes_: int, repeats: int, *, first: bool) -> float:
@@ -247,19 +247,19 @@ def seconds_of(call: Callable[[], None], repeats: int) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def numbers(option: str, given: str | None) -> list[int]:
-    """Read numbers as in "1,2,4"; none if nothing is given.
+def numbers(option: str, value: str | None) -> list[int]:
+    """Read numbers as in "1,2,4"; an option without a value gives none.
 
     Raises
     ------
     ConfigError
         Names the option.
     """
-    if given is None:
+    if value is None:
         return []
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", given):
-        raise ConfigError(f"{option} {given}: expected numbers, as in 1,2,4")
-    return [int(number) for number in given.split(",")]
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", value):
+        raise ConfigError(f"{option} {value}: expected numbers, as in 1,2,4")
+    return [int(number) for number in value.split(",")]
 
 
 def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, Any]:
@@ -296,19 +296,19 @@ def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, An
     return results
 
 
-def text(found: dict[str, Any]) -> str:
+def text(figures: dict[str, Any]) -> str:
     """Describe a measurement in a few lines."""
-    step = found["seconds_per_step"]
+    step = figures["seconds_per_step"]
     lines = [
-        f"network {'-'.join(map(str, found['network']))}, batch {found['batch_size']} in leaves of "
-        f"{found['micro_batch_size']}, {found['world_size']} rank(s); medians of "
-        f"{found['repeats']} × {found['steps']} steps",
-        f"{found['examples_per_second']:,.0f} examples/s, {step['all'] * 1e3:.3f} ms a step",
+        f"network {'-'.join(map(str, figures['network']))}, batch {figures['batch_size']} in leaves of "
+        f"{figures['micro_batch_size']}, {figures['world_size']} rank(s); medians of "
+        f"{figures['repeats']} × {figures['steps']} steps",
+        f"{figures['examples_per_second']:,.0f} examples/s, {step['all'] * 1e3:.3f} ms a step",
         "  ".join(f"{phase} {step[phase] / step['all']:.0%}" for phase in STEP_PHASES),
-        f"bare GEMM time is {found['gemm_fraction']:.0%} of the step at leaf shapes, "
-        f"{found['gemm_fraction_one_leaf']:.0%} as one leaf",
+        f"bare GEMM time is {figures['gemm_fraction']:.0%} of the step at leaf shapes, "
+        f"{figures['gemm_fraction_one_leaf']:.0%} as one leaf",
     ]
-    for row in found.get("all_reduce", []):
+    for row in figures.get("all_reduce", []):
         if row["mpi_seconds"]:
             lines.append(
                 f"all-reduce {row['bytes']:>11,} bytes  {row['seconds'] * 1e6:>10,.0f} µs  "
@@ -316,7 +316,7 @@ def text(found: dict[str, Any]) -> str:
                 f"{row['mpi_seconds'] / row['seconds']:.2f} ×"
             )
     for kind in ("strong", "weak"):
-        rows = found.get(f"{kind}_scaling", [])
+        rows = figures.get(f"{kind}_scaling", [])
         for row in rows:
             ratio = row["examples_per_second"] / rows[0]["examples_per_second"]
             lines.append(

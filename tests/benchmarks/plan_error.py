@@ -54,19 +54,19 @@ def main() -> None:
     given = parser.parse_args()
     with Hosts(4) as hosts:
         hosts.shape(f"{given.gbit}gbit")
-        network = [f"--bandwidth={given.gbit}", "--nodes=2,3,4", "--ranks-per-node"]
+        network = [f"--bandwidth={given.gbit}", "--hosts=2,3,4", "--ranks-per-host"]
         elsewhere = {p: figures(hosts, [2], *PLAN, *given.settings, *network, p) for p in "12"}
         for shape in given.shapes.split():
             ranks = [int(n) for n in shape.split(",")]
             bench = ("-c", STEP, *given.settings)
             before = figures(hosts, ranks, *bench)["seconds_per_step"]["all"]
-            there = figures(hosts, ranks, *PLAN, *given.settings, f"--nodes={len(ranks)}")
+            there = figures(hosts, ranks, *PLAN, *given.settings, f"--hosts={len(ranks)}")
             after = figures(hosts, ranks, *bench)["seconds_per_step"]["all"]
             step = (before + after) / 2
             shown = [f"{shape:<8} measured {before * 1e3:8.3f} and {after * 1e3:8.3f} ms"]
             for name, plan in (("there", there), ("elsewhere", elsewhere[str(max(ranks))])):
                 for row in plan["predictions"]:
-                    if (row["nodes"], row["ranks"]) == (len(ranks), sum(ranks)):
+                    if (row["hosts"], row["ranks"]) == (len(ranks), sum(ranks)):
                         error = row["step_seconds"] / step - 1
                         shown.append(f"{name} {row['step_seconds'] * 1e3:8.3f} ms {error:+5.0%}")
             print("   ".join(shown), flush=True)
