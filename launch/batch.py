@@ -1,7 +1,7 @@
-"""Batch jobs: one description, filled into the template of Slurm, PBS or LSF, or an MPIJob.
+"""A job script for Slurm, PBS or LSF, filled into a template; or an MPIJob. Submitted, or shown.
 
-A template is a script with `{{name}}` where a value goes. A line of several values is repeated, a
-line without a value is left out.
+A template is a script with `{{name}}` in the place of a value. A line with a value that is a list
+is repeated for each item, a line with an absent value is left out.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import mpijob
-import options
-import training
-from hosts import LaunchError, ask
+from . import mpijob, training
+from .errors import LaunchError
+from .hosts import output_of
+from .options import inner_words
 
 TEMPLATES = Path(__file__).with_name("templates")
 SUFFIX = {"slurm": ".sbatch", "pbs": ".pbs", "lsf": ".lsf", "kubernetes": ".yaml"}
@@ -27,60 +27,69 @@ SUBMIT = {
 }
 
 
-def submit(given: argparse.Namespace, python: Sequence[str]) -> str:
-    """Write a job into this folder and hand it to its system, or (a dry run) only show it.
+def submit(options: argparse.Namespace, python: Sequence[str]) -> str:
+    """Write a job into the working folder and submit it; a dry run only returns it.
 
     Parameters
     ----------
-    given : argparse.Namespace
-        The options.
+    options : argparse.Namespace
+        The options of the command line.
     python : sequence of str
-        How ddpbp is asked, here, whether the job can run.
+        The words that run Python here, to check with ddpbp that the job can run.
 
     Returns
     -------
-    said : str
-        What the batch system said, or the job.
-    """
-    if given.hosts or given.hostfile or given.simulate:
-        raise LaunchError("--hosts, --hostfile and --simulate do not go with a batch job")
-    given.ppn = given.ppn or -(-(given.n or 1) // given.nodes)
-    ranks = given.n or given.nodes * given.ppn
-    if ranks > given.nodes * given.ppn:
-        raise LaunchError(f"-n {ranks}: more than --nodes {given.nodes} times --ppn {given.ppn}")
-    training.check(python, given.arguments, ranks)
-    given.requeue = given.requeue is not False
-    arguments = training.resumed(given.arguments) if given.requeue else given.arguments
-    if given.requeue and "--overwrite" in given.arguments:
-        raise LaunchError(
-            "--overwrite would throw the checkpoint away when the job is requeued; remove the old "
-            "run folder first, or add --no-requeue before train"
-        )
-    if given.batch == "kubernetes":
-        where = ["--hostfile", mpijob.HOSTFILE]
-        launch = ["python", "-m", "ddpbp", "launch", *where, *options.inner(given), *arguments]
-        text = mpijob.to_yaml(mpijob.manifest(given, launch))
-    else:
-        python_there = "python" if given.setup or given.module else given.python
-        launch = [python_there, "-m", "ddpbp", "launch", *options.inner(given), *arguments]
-        text = script(given, launch)
-    if given.dry_run:
-        return text
-    line = SUBMIT[given.batch]
-    if not shutil.which(line[0]):
-        raise LaunchError(f"{line[0]} is not on PATH: submit from a machine of the cluster")
-    file = Path(given.job_name + SUFFIX[given.batch])
-    file.write_text(text)
-    return f"{file} is submitted: {ask(line, text).strip()}\n"
-
-
-def fill(template: str, values: Mapping[str, Sequence[str]], where: str) -> str:
-    """Put the values into a template.
+    message : str
+        The answer of the batch system, or the job itself.
 
     Raises
     ------
     LaunchError
-        Names a value that does not exist.
+        Names the option that does not fit, or why the job cannot run or be submitted.
+    """
+    if options.hosts or options.hostfile or options.simulate:
+        raise LaunchError(
+            "--hosts, --hostfile and --simulate do not go with a batch job: its system names hosts"
+        )
+    options.ppn = options.ppn or -(-(options.n or 1) // options.nodes)
+    ranks = options.n or options.nodes * options.ppn
+    if ranks > options.nodes * options.ppn:
+        raise LaunchError(
+            f"-n {ranks}: more than --nodes {options.nodes} times --ppn {options.ppn}"
+        )
+    training.check(python, options.arguments, ranks)
+    options.requeue = options.requeue is not False
+    arguments = training.resumed(options.arguments) if options.requeue else options.arguments
+    if options.requeue and "--overwrite" in options.arguments:
+        raise LaunchError(
+            "--overwrite would delete the checkpoint when the job is requeued; remove the old run "
+            "folder first, or add --no-requeue before train"
+        )
+    if options.batch == "kubernetes":
+        where = ["--hostfile", mpijob.HOSTFILE]
+        launch = ["python", "-m", "ddpbp", "launch", *where, *inner_words(options), *arguments]
+        text = mpijob.to_yaml(mpijob.manifest(options, launch))
+    else:
+        remote_python = "python" if options.setup or options.module else options.python
+        launch = [remote_python, "-m", "ddpbp", "launch", *inner_words(options), *arguments]
+        text = script(options, launch)
+    if options.dry_run:
+        return text
+    line = SUBMIT[options.batch]
+    if not shutil.which(line[0]):
+        raise LaunchError(f"{line[0]} is not on PATH: submit from a machine of the cluster")
+    file = Path(options.job_name + SUFFIX[options.batch])
+    file.write_text(text)
+    return f"{file} is submitted: {output_of(line, text).strip()}\n"
+
+
+def fill(template: str, values: Mapping[str, Sequence[str]], where: str) -> str:
+    """Put the values into a template; `where` names it in messages.
+
+    Raises
+    ------
+    LaunchError
+        Names a value of the template that does not exist.
     """
     lines = []
     for number, line in enumerate(template.splitlines(), 1):
@@ -99,41 +108,46 @@ def fill(template: str, values: Mapping[str, Sequence[str]], where: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
-def script(given: argparse.Namespace, launch: Sequence[str]) -> str:
+def script(options: argparse.Namespace, launch: Sequence[str]) -> str:
     """Return the script of a batch job.
 
     Parameters
     ----------
-    given : argparse.Namespace
-        The options.
+    options : argparse.Namespace
+        The options of the command line.
     launch : sequence of str
         The launcher's own command inside the job.
+
+    Raises
+    ------
+    LaunchError
+        Names the option that does not fit, or what is wrong in the template.
     """
-    file = given.template or TEMPLATES / f"{given.batch}.sh"
+    file = options.template or TEMPLATES / f"{options.batch}.sh"
     try:
         template = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise LaunchError(f"--template {file}: {error}") from None
-    limit = given.time
-    if limit <= given.grace:
-        raise LaunchError(f"--time is {limit} s, not longer than --grace {given.grace}")
+    limit = options.time
+    if limit <= options.grace:
+        raise LaunchError(f"--time is {limit} s, not longer than --grace {options.grace} s")
     values = {
-        "job_name": given.job_name,
-        "nodes": given.nodes,
-        "ppn": given.ppn,
-        "n": given.n or given.nodes * given.ppn,
+        "job_name": options.job_name,
+        "nodes": options.nodes,
+        "ppn": options.ppn,
+        "n": options.n or options.nodes * options.ppn,
         "time": f"{limit // 3600}:{limit // 60 % 60:02}:{limit % 60:02}",
         "time_minutes": math.ceil(limit / 60),
-        "run_seconds": limit - given.grace,
-        "grace": given.grace,
-        "grace_minutes": math.ceil(given.grace / 60),
-        "requeue": "requeue" if given.requeue else "no-requeue",
-        "queue": given.queue,
-        "account": given.account,
-        "script": shlex.quote(given.job_name + SUFFIX[given.batch]),
+        "run_seconds": limit - options.grace,
+        "grace": options.grace,
+        "grace_minutes": math.ceil(options.grace / 60),
+        "requeue": "requeue" if options.requeue else "no-requeue",
+        "queue": options.queue,
+        "account": options.account,
+        "script": shlex.quote(options.job_name + SUFFIX[options.batch]),
         "launch": shlex.join(launch),
     }
     lists = {name: [str(value)] if value is not None else [] for name, value in values.items()}
-    lists["directives"] = given.directive or []
-    lists["setup"] = [f"module load {m}" for m in given.module or []] + (given.setup or [])
+    lists["directives"] = options.directive or []
+    lists["setup"] = [f"module load {m}" for m in options.module or []] + (options.setup or [])
     return fill(template, lists, str(file))

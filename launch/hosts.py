@@ -1,4 +1,4 @@
-"""Where the ranks go: hosts from the command line, a file or the allocation this runs in."""
+"""Hosts from the command line, a file or the batch system; ranks dealt to them; probing them."""
 
 import json
 import os
@@ -12,28 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NODE = Path(__file__).with_name("node.py")
+from .errors import LaunchError
+
+PROBE = Path(__file__).with_name("probe.py")
 SSH_SECONDS = 10
-# It never asks; a host that is cut off ends its connection, and so the mpiexec that waits for it.
+# Never asks for a password. A host that is cut off closes its connection within 10 s, and so ends
+# the mpiexec that is blocked on it.
 SSH_OPTIONS = [
     *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"),
     *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2"),
 ]
 
 
-class LaunchError(Exception):
-    """Wrong use, or a host that cannot be used: one message, exit code 2."""
-
-
 class Host(NamedTuple):
-    """A machine and how many ranks it may have; None leaves that to its cores."""
+    """A machine and the number of ranks it may run; None stands for the number of its cores."""
 
     name: str
     slots: int | None = None
 
 
 class Allocation(NamedTuple):
-    """What a batch system has given to this job."""
+    """The batch system of this job, and the hosts it has allocated."""
 
     system: str  # slurm, pbs or lsf
     hosts: list[Host]
@@ -45,13 +44,13 @@ _LINE = re.compile(
 
 
 def _host(text: str, where: str) -> Host:
-    found = _LINE.fullmatch(text.strip())
-    slots = found and (found["a"] or found["b"])
-    if not found or slots == "0":
+    match = _LINE.fullmatch(text.strip())
+    slots = match and (match["a"] or match["b"])
+    if not match or slots == "0":
         raise LaunchError(
             f"{where}: {text.strip()!r}: allowed: HOST, HOST:N or HOST slots=N, N ≥ 1"
         )
-    return Host(found["name"], int(slots) if slots else None)
+    return Host(match["name"], int(slots) if slots else None)
 
 
 def from_text(text: str) -> list[Host]:
@@ -59,37 +58,38 @@ def from_text(text: str) -> list[Host]:
     return [_host(part, f"--hosts {text}") for part in text.split(",")]
 
 
-def from_file(file: Path, of: str = "") -> list[Host]:
-    """Read a hostfile; `host slots=N` (Open MPI) and `host:N` (MPICH) are both understood.
+def from_file(file: Path, where: str = "") -> list[Host]:
+    """Read a hostfile in the form of Open MPI (`host slots=N`) or of MPICH (`host:N`).
 
-    A host may be named in several lines.
+    A host may be named in several lines. `where` stands for the file in messages.
     """
-    of = of or f"--hostfile {file}"
+    where = where or f"--hostfile {file}"
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise LaunchError(f"{of}: {reason}") from None
+        raise LaunchError(f"{where}: {reason}") from None
     hosts = [
-        _host(text, f"{of}, line {number}")
+        _host(text, f"{where}, line {number}")
         for number, line in enumerate(lines, 1)
         if (text := line.partition("#")[0].strip())
     ]
     if not hosts:
-        raise LaunchError(f"{of}: it names no host")
+        raise LaunchError(f"{where}: it names no host; write a line HOST:N for each")
     return hosts
 
 
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     """Return the hosts of the Slurm, PBS or LSF job that this process runs in."""
     if "SLURM_JOB_ID" in environment and "SLURM_JOB_NODELIST" in environment:
-        names = ask(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]).split()
+        nodes = environment["SLURM_JOB_NODELIST"]
+        names = output_of(["scontrol", "show", "hostnames", nodes]).split()
         counts = environment.get("SLURM_TASKS_PER_NODE") or environment["SLURM_JOB_CPUS_PER_NODE"]
         return Allocation("slurm", [Host(*h) for h in zip(names, _repeated(counts), strict=True)])
     for system, variable in (("pbs", "PBS_NODEFILE"), ("lsf", "LSB_DJOB_HOSTFILE")):
-        if variable in environment:  # the host's name once for each rank
+        if variable in environment:  # a host is named once for each of its ranks
             file = Path(environment[variable])
-            names = [host.name for host in from_file(file, of=f"${variable} = {file}")]
+            names = [host.name for host in from_file(file, f"${variable} = {file}")]
             return Allocation(system, [Host(*item) for item in Counter(names).items()])
     return None
 
@@ -103,16 +103,16 @@ def _repeated(counts: str) -> list[int]:
     return expanded
 
 
-def ask(command: Sequence[str], told: str = "") -> str:
+def output_of(command: Sequence[str], stdin: str = "") -> str:
     """Return what a command of the system prints.
 
     Raises
     ------
     LaunchError
-        With its own words, if it fails or is not there.
+        If the command is missing, or fails: with its own message.
     """
     try:
-        done = subprocess.run(command, input=told, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise LaunchError(f"{command[0]} is not on PATH") from None
     if done.returncode:
@@ -121,7 +121,7 @@ def ask(command: Sequence[str], told: str = "") -> str:
 
 
 def is_here(host: str) -> bool:
-    """Tell whether a host is this machine."""
+    """Return whether a host is this machine."""
     here = socket.gethostname()
     return host in ("localhost", "127.0.0.1", here, here.partition(".")[0])
 
@@ -129,26 +129,42 @@ def is_here(host: str) -> bool:
 def spread(
     hosts: Sequence[Host], n: int | None, ppn: int | None, cores: Mapping[str, int]
 ) -> dict[str, int]:
-    """Deal ranks to hosts, filling each in turn: the ranks of each, without the idle ones.
+    """Deal ranks to hosts, filling each in turn.
 
     Parameters
     ----------
     n, ppn : int, optional
-        Ranks in all, and ranks of a host at most; as many as there are slots by default.
+        Ranks in all, and ranks of a host at most; by default as many as there are slots.
     cores : mapping
-        What a host without slots may use.
+        The cores of the hosts that are known; the slots of a host that names none.
+
+    Returns
+    -------
+    ranks : dict
+        The number of ranks of each host that has any.
+
+    Raises
+    ------
+    LaunchError
+        If the slots are too few, or not known.
     """
     slots: dict[str, int] = {}
     for host in hosts:
-        slots[host.name] = slots.get(host.name, 0) + (host.slots or ppn or cores[host.name])
+        count = host.slots or ppn or cores.get(host.name)
+        if not count:
+            raise LaunchError(
+                f"host {host.name}: its cores are not known (a dry run contacts no host); write "
+                f"{host.name}:N, or add --ppn N"
+            )
+        slots[host.name] = slots.get(host.name, 0) + count
     room = {name: min(count, ppn or count) for name, count in slots.items()}
-    given = ",".join(f"{name}:{count}" for name, count in room.items())
+    listed = ",".join(f"{name}:{count}" for name, count in room.items())
     if ppn and min(slots.values()) < ppn:
-        raise LaunchError(f"--ppn {ppn}, but the slots are {given}; give a host more with HOST:N")
+        raise LaunchError(f"--ppn {ppn}, but the slots are {listed}; give a host more with HOST:N")
     left = n or sum(room.values())
     if left > sum(room.values()):
         raise LaunchError(
-            f"-n {n}, but there are {sum(room.values())} slots ({given}); start fewer ranks, or "
+            f"-n {n}, but there are {sum(room.values())} slots ({listed}); start fewer ranks, or "
             "give a host more with HOST:N (more than its cores is allowed)"
         )
     ranks = {}
@@ -160,7 +176,7 @@ def spread(
 
 
 class Machines:
-    """The hosts of a job, and how one talks to them; none given is this machine alone.
+    """The hosts of a job, and how to reach them; this machine if none is named.
 
     Parameters
     ----------
@@ -180,14 +196,17 @@ class Machines:
             self.hosts = from_text(text)
         elif file:
             self.hosts = from_file(file)
-        elif found := allocation():
-            self.system, self.hosts = found
+        elif allocated := allocation():
+            self.system, self.hosts = allocated
         self.ssh = shlex.split(ssh or {"lsf": "blaunch"}.get(self.system, "ssh"))
         if Path(self.ssh[0]).name == "ssh":
             self.ssh += SSH_OPTIONS
-        self.cores: dict[str, int] = {}
+        names = [host.name for host in self.hosts] or ["localhost"]
+        here = len(os.sched_getaffinity(0))
+        self.cores = {name: here for name in names if is_here(name)}  # `probe` adds the others
 
-    def _ask(self, name: str, paths: Sequence[str]) -> Any:
+    def _probe_one(self, name: str, paths: Sequence[str]) -> Any:
+        """Return the answer of probe.py on a host, or why there is none."""
         words = [self._python, "-IS", "-", *paths]
         if self.system == "slurm":
             words = ["srun", "--overlap", "--quiet", "-N1", "-n1", "--nodelist", name, *words]
@@ -196,7 +215,7 @@ class Machines:
         try:
             done = subprocess.run(
                 words,
-                input=NODE.read_text(),
+                input=PROBE.read_text(),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -204,7 +223,7 @@ class Machines:
             )
             return json.loads(done.stdout)
         except FileNotFoundError:
-            return f"{words[0]} is not there; install it, or name another with --ssh"
+            return f"{words[0]} is missing here; install it, or name another with --ssh"
         except subprocess.TimeoutExpired:
             return f"no answer within {3 * SSH_SECONDS} s"
         except json.JSONDecodeError:
@@ -212,28 +231,33 @@ class Machines:
             return f"{lines[-1]} (try: {shlex.join(words[: words.index(self._python)])} true)"
 
     def probe(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Look at every host, and sweep it; return those that cannot be used, and why.
+        """Find the cores of every host and sweep it.
 
         Parameters
         ----------
         paths : sequence of Path
-            What has to be there.
+            What has to exist on every host.
+
+        Returns
+        -------
+        gone : dict
+            The hosts that cannot be used, and why.
         """
         names = list(dict.fromkeys(host.name for host in self.hosts)) or ["localhost"]
         with ThreadPoolExecutor(32) as pool:
-            answers = list(pool.map(lambda name: self._ask(name, [*map(str, paths)]), names))
+            answers = list(pool.map(lambda name: self._probe_one(name, [*map(str, paths)]), names))
         gone = {}
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, str):
                 gone[name] = answer
             elif answer["missing"]:
-                gone[name] = f"{answer['missing'][0]} is not there; all hosts have to share it"
+                gone[name] = f"{answer['missing'][0]} is missing; all hosts have to share it"
             else:
                 self.cores[name] = answer["cores"]
         return gone
 
     def place(self, n: int | None, ppn: int | None) -> dict[str, int]:
-        """Return the ranks of each host, after `probe`."""
+        """Return the number of ranks of each host; without `probe` if all slots are named."""
         if self.hosts:
             return spread(self.hosts, n, ppn, self.cores)
         cores = self.cores["localhost"]

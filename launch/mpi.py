@@ -1,4 +1,4 @@
-"""Which MPI this is, and how its launcher is told what to start."""
+"""The MPI library of a Python, the mpiexec that fits it, and the command that starts ranks."""
 
 import json
 import os
@@ -7,21 +7,29 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from hosts import LaunchError
+from .errors import LaunchError
 
-# What the library and its mpiexec say of themselves.
+
+class Family(NamedTuple):
+    """What the launcher knows of one MPI: its name, what marks its version, Debian's suffix."""
+
+    name: str
+    pattern: str  # in what the library and its mpiexec print as their version
+    suffix: str = ""  # of Debian's mpiexec, where several families are installed
+
+
 FAMILIES = {
-    "mpich": r"MPICH|HYDRA",
-    "openmpi": r"Open MPI|OpenRTE|Open-MPI",
-    "intel": r"Intel\(R\) MPI",
+    "mpich": Family("MPICH", r"MPICH|HYDRA", ".mpich"),
+    "openmpi": Family("Open MPI", r"Open MPI|OpenRTE|Open-MPI", ".openmpi"),
+    "intel": Family("Intel MPI", r"Intel\(R\) MPI"),
 }
-NAMES = {"mpich": "MPICH", "openmpi": "Open MPI", "intel": "Intel MPI"}
 
-# See whose library it is without MPI_Init, which would already look for a launcher.
+# Without MPI_Init, which would already look for a launcher.
 _ASK = """
 import json, mpi4py
 mpi4py.rc(initialize=False, finalize=False)
@@ -30,7 +38,7 @@ maps = [line.split()[-1] for line in open("/proc/self/maps") if "/libmpi" in lin
 print(json.dumps([MPI.Get_library_version(), maps[0] if maps else ""]))
 """
 
-# Settings of the bits and of Python, which Open MPI has to be told to send.
+# Variables that change bits or Python: Open MPI sends to other hosts only those it is asked to.
 SENT = re.compile(r"(DDPBP|OPENBLAS|NPY|OMP|MKL|BLIS|PYTHON|MPI4PY|UCX|FI)_?\w*|(LD_LIBRARY_)?PATH")
 
 
@@ -43,34 +51,60 @@ class Mpi:
     mpiexec: Path
 
     def __str__(self) -> str:
-        return f"{NAMES[self.family]} {'.'.join(map(str, self.version))}"
+        return f"{FAMILIES[self.family].name} {'.'.join(map(str, self.version))}"
 
 
-def _family(text: str) -> str | None:
-    """Name the MPI that a text speaks of; Intel's is Hydra too."""
-    found = [name for name, pattern in FAMILIES.items() if re.search(pattern, text)]
-    return found[-1] if found else None
+def family(version: str) -> str | None:
+    """Return the key in FAMILIES of a library or an mpiexec, by what it prints as its version."""
+    families = [name for name, mpi in FAMILIES.items() if re.search(mpi.pattern, version)]
+    return families[-1] if families else None  # the mpiexec of Intel MPI names Hydra as well
 
 
 def _version(text: str) -> tuple[int, ...]:
-    found = re.search(r"\d+(\.\d+)+", text)
-    return tuple(map(int, found[0].split("."))) if found else ()
+    match = re.search(r"\d+(\.\d+)+", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 def find(python: Sequence[str]) -> Mpi:
-    """Find the library that this Python's mpi4py loads, and the mpiexec that belongs to it.
+    """Find the library that this Python's mpi4py loads, and the mpiexec that fits it.
 
     Parameters
     ----------
     python : sequence of str
-        How the ranks' Python is called: its path, or a container and its Python.
+        The words that run the ranks' Python: its path, or a container and its Python.
 
     Raises
     ------
     LaunchError
-        If there is no library or no such mpiexec.
+        If there is no library, or no mpiexec of its family.
     """
-    called = shlex.join(python)
+    python_line = shlex.join(python)
+    version, library = _library(python)
+    kind = family(version)
+    if kind is None:
+        raise LaunchError(
+            f"mpi4py loads an MPI of an unknown family ({version.splitlines()[0]}); known: "
+            f"{', '.join(mpi.name for mpi in FAMILIES.values())}"
+        )
+    others = []
+    for candidate in _candidates(python, kind, library):
+        words = [str(candidate), "--version"]
+        printed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        if family(printed) == kind:
+            return Mpi(kind, _version(printed), candidate)
+        other = family(printed)
+        others.append(f"{candidate} is of {FAMILIES[other].name if other else 'another MPI'}")
+    reason = "; ".join(dict.fromkeys(others)) or "there is none on PATH"
+    raise LaunchError(
+        f"mpi4py of {python_line} loads {FAMILIES[kind].name} ({library}), but no mpiexec of it "
+        f"was found: {reason}; install its launcher, or a library with one: {python_line} -m pip "
+        "install mpich"
+    )
+
+
+def _library(python: Sequence[str]) -> tuple[str, str]:
+    """Return the version that the library of mpi4py prints, and its file."""
+    python_line = shlex.join(python)
     try:
         asked = subprocess.run([*python, "-c", _ASK], capture_output=True, text=True, check=False)
     except OSError as error:
@@ -78,42 +112,28 @@ def find(python: Sequence[str]) -> Mpi:
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["it failed"])[-1]
         raise LaunchError(
-            f"mpi4py of {called} finds no MPI library ({reason}); install one beside it: "
-            f"{called} -m pip install mpich"
+            f"mpi4py of {python_line} finds no MPI library ({reason}); install one beside it: "
+            f"{python_line} -m pip install mpi4py mpich"
         )
-    said, library = json.loads(asked.stdout)
-    family = _family(said)
-    if family is None:
-        raise LaunchError(f"mpi4py loads an MPI that is not known here: {said.splitlines()[0]}")
-    suffix = {"mpich": ".mpich", "openmpi": ".openmpi"}.get(family, "")  # as Debian names them
+    version, file = json.loads(asked.stdout)
+    return version, file
+
+
+def _candidates(python: Sequence[str], kind: str, library: str) -> Iterator[Path]:
+    """Yield what may be the mpiexec: beside Python, above the library, then on PATH."""
+    names = ("mpiexec" + FAMILIES[kind].suffix, "mpiexec")
     folders = [Path(p).parent for p in (python[-1], sys.executable) if Path(p).is_absolute()]
     above = Path(library).resolve().parents[:-1] if library else ()
     folders += [folder / "bin" for folder in above]
-    candidates = [folder / name for folder in folders for name in ("mpiexec" + suffix, "mpiexec")]
-    candidates += [
-        Path(found) for name in ("mpiexec" + suffix, "mpiexec") if (found := shutil.which(name))
-    ]
-    others = []
-    for candidate in candidates:
-        if not os.access(candidate, os.X_OK):
-            continue
-        words = subprocess.run(
-            [candidate, "--version"], capture_output=True, text=True, check=False
-        ).stdout
-        if _family(words) == family:
-            return Mpi(family, _version(words), candidate)
-        others.append(f"{candidate} is of {NAMES.get(_family(words) or '', 'another MPI')}")
-    found = "; ".join(dict.fromkeys(others)) or "there is none on PATH"
-    raise LaunchError(
-        f"mpi4py of {called} loads {NAMES[family]} ({library}), but no mpiexec of it was found: "
-        f"{found}; install its launcher, or a library with one: {called} -m pip install mpich"
-    )
+    candidates = [folder / name for folder in folders for name in names]
+    candidates += [Path(path) for name in names if (path := shutil.which(name))]
+    yield from (candidate for candidate in candidates if os.access(candidate, os.X_OK))
 
 
 def command(
     mpi: Mpi, ranks: Mapping[str, int], ssh: Sequence[str], extra: Sequence[str], system: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the words that start a program on all ranks, and what they need in the environment.
+    """Return the words that start a program on all ranks, and the environment that they need.
 
     Parameters
     ----------
@@ -122,9 +142,9 @@ def command(
     ssh : sequence of str
         The remote shell and its options.
     extra : sequence of str
-        Words of the user's for mpiexec or srun.
+        The user's own words for mpiexec or srun.
     system : str
-        "slurm" starts them by srun, if its own plugin for this MPI is there.
+        The batch system; "slurm" uses srun if that has a plugin for this MPI.
     """
     if system == "slurm" and (plugin := _slurm_plugin(mpi)):
         return [*_srun(ranks, plugin), *extra], {}
@@ -134,7 +154,7 @@ def command(
     shell, options = ssh[0], shlex.join(ssh[1:])
     words, environment = [str(mpi.mpiexec)], {}
     if mpi.family == "openmpi":
-        # Root, and more ranks than cores, are meant if they are asked for.
+        # Open MPI refuses root, and more ranks than cores, unless allowed.
         environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         words += ["--oversubscribe"] if mpi.version < (5,) else ["--map-by", "slot:OVERSUBSCRIBE"]
         words += ["--bind-to", "none"]
@@ -159,7 +179,7 @@ def command(
 
 
 def _slurm_plugin(mpi: Mpi) -> str | None:
-    """Return srun's plugin that this library understands, if Slurm has it and can load it."""
+    """Return the plugin of srun for this library, if Slurm has it and can load it."""
     plugin = "pmix" if mpi.family == "openmpi" else "pmi2"
     tried = ["srun", f"--mpi={plugin}", "--overlap", "--nodes=1", "--ntasks=1", "true"]
     try:
@@ -171,7 +191,7 @@ def _slurm_plugin(mpi: Mpi) -> str | None:
 
 def _srun(ranks: Mapping[str, int], plugin: str) -> list[str]:
     n, counts = sum(ranks.values()), set(ranks.values())
-    # What is left of a step on a lost host does not hold the others up: --overlap.
+    # --overlap: the remains of a step on a lost host must not block the next one.
     words = ["srun", f"--mpi={plugin}", "--kill-on-bad-exit=1", "--overlap", "--cpu-bind=none"]
     words += [f"--ntasks={n}"]
     if len(counts) == 1:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hosts import LaunchError
+from .errors import LaunchError
 
 HOSTFILE = "/etc/mpi/hostfile"  # the operator writes it
 IMPLEMENTATIONS = {"mpich": "MPICH", "openmpi": "OpenMPI", "intel": "Intel"}
@@ -17,94 +17,99 @@ _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGT]i?)?")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
 
 
-def manifest(given: argparse.Namespace, launch: Sequence[str]) -> dict[str, Any]:
+def manifest(options: argparse.Namespace, launch: Sequence[str]) -> dict[str, Any]:
     """Return the MPIJob of a training.
 
     Parameters
     ----------
-    given : argparse.Namespace
-        The options.
+    options : argparse.Namespace
+        The options of the command line.
     launch : sequence of str
         The launcher's own command inside its pod.
 
     Raises
     ------
     LaunchError
-        Names the option that Kubernetes would not take.
+        Names the option that Kubernetes would not accept.
     """
-    if not given.image:
-        raise LaunchError("--kubernetes needs --image NAME, built from the Dockerfile")
-    if not _NAME.fullmatch(given.job_name):
-        raise LaunchError(f"--job-name {given.job_name}: allowed: lower case, digits and -")
-    for option in ("memory", "shm_size"):
-        value = getattr(given, option)
-        if not _QUANTITY.fullmatch(value):
-            raise LaunchError(f"--{option.replace('_', '-')} {value}: allowed: as in 512Mi or 4Gi")
-    claim, _, path = (given.volume or "").partition(":")
-    if given.volume and not path.startswith("/"):
-        raise LaunchError(f"--volume {given.volume}: allowed: CLAIM:/PATH")
-
-    def pod(
-        role: str, command: Sequence[str], cpu: int, memory: str, **more: Any
-    ) -> dict[str, Any]:
-        mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
-        volumes: list[dict[str, Any]] = [
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": given.shm_size}}
-        ]
-        if claim:
-            mounts.append({"name": "runs", "mountPath": path})
-            volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": claim}})
-        container = {
-            "name": role,
-            "image": given.image,
-            "command": list(command),
-            "workingDir": path or HOME,
-            "resources": {kind: {"cpu": cpu, "memory": memory} for kind in ("requests", "limits")},
-            "securityContext": {"runAsUser": USER_ID},
-            "volumeMounts": mounts,
-            **more,
-        }
-        return {
-            "spec": {
-                "terminationGracePeriodSeconds": given.grace,
-                "containers": [container],
-                "volumes": volumes,
-            }
-        }
-
+    _check(options)
     sshd = ["/usr/sbin/sshd", "-De", "-f", f"{HOME}/.sshd_config"]
     ready = {"tcpSocket": {"port": SSH_PORT}, "initialDelaySeconds": 2}
+    launcher = _pod(options, "launcher", launch, cpu=1, memory="512Mi")
+    worker = _pod(options, "worker", sshd, options.ppn, options.memory, readinessProbe=ready)
     return {
         "apiVersion": "kubeflow.org/v2beta1",
         "kind": "MPIJob",
-        "metadata": {"name": given.job_name},
+        "metadata": {"name": options.job_name},
         "spec": {
-            "slotsPerWorker": given.ppn,
-            "mpiImplementation": IMPLEMENTATIONS[given.mpi],
+            "slotsPerWorker": options.ppn,
+            "mpiImplementation": IMPLEMENTATIONS[options.mpi],
             "sshAuthMountPath": f"{HOME}/.ssh",
             "launcherCreationPolicy": "WaitForWorkersReady",
             "runPolicy": {
                 "cleanPodPolicy": "Running",
-                "backoffLimit": 6 if given.requeue else 0,
-                "activeDeadlineSeconds": given.time,
+                "backoffLimit": 6 if options.requeue else 0,
+                "activeDeadlineSeconds": options.time,
             },
             "mpiReplicaSpecs": {
-                "Launcher": {
-                    "replicas": 1,
-                    "restartPolicy": "Never",
-                    "template": pod("launcher", launch, 1, "512Mi"),
-                },
-                "Worker": {
-                    "replicas": given.nodes,
-                    "template": pod("worker", sshd, given.ppn, given.memory, readinessProbe=ready),
-                },
+                "Launcher": {"replicas": 1, "restartPolicy": "Never", "template": launcher},
+                "Worker": {"replicas": options.nodes, "template": worker},
             },
         },
     }
 
 
+def _check(options: argparse.Namespace) -> None:
+    if not options.image:
+        raise LaunchError("--kubernetes needs --image NAME, built from the Dockerfile")
+    if not _NAME.fullmatch(options.job_name):
+        raise LaunchError(f"--job-name {options.job_name}: allowed: lower case, digits and -")
+    for option in ("memory", "shm_size"):
+        value = getattr(options, option)
+        if not _QUANTITY.fullmatch(value):
+            raise LaunchError(f"--{option.replace('_', '-')} {value}: allowed: as in 512Mi or 4Gi")
+    if options.volume and not options.volume.partition(":")[2].startswith("/"):
+        raise LaunchError(f"--volume {options.volume}: allowed: CLAIM:/PATH")
+
+
+def _pod(
+    options: argparse.Namespace,
+    role: str,
+    command: Sequence[str],
+    cpu: int,
+    memory: str,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the pod template of the launcher or of a worker; `more` goes into its container."""
+    claim, _, path = (options.volume or "").partition(":")
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": options.shm_size}}
+    ]
+    if claim:
+        mounts.append({"name": "runs", "mountPath": path})
+        volumes.append({"name": "runs", "persistentVolumeClaim": {"claimName": claim}})
+    container = {
+        "name": role,
+        "image": options.image,
+        "command": list(command),
+        "workingDir": path or HOME,
+        "resources": {kind: {"cpu": cpu, "memory": memory} for kind in ("requests", "limits")},
+        "securityContext": {"runAsUser": USER_ID},
+        "volumeMounts": mounts,
+        **more,
+    }
+    return {
+        "spec": {
+            "terminationGracePeriodSeconds": options.grace,
+            "containers": [container],
+            "volumes": volumes,
+        }
+    }
+
+
 def to_yaml(value: Any) -> str:
-    """Write dictionaries, lists, texts and numbers as YAML."""
+    """Write nested dictionaries, lists, strings and numbers as YAML."""
     return "\n".join(_lines(value)) + "\n"
 
 

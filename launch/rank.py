@@ -1,10 +1,11 @@
-"""One rank of a job: give it its cores, label what it says, tell how it ended.
+"""Run around one rank of a job: bind it to its cores, label its lines, report its exit code.
 
     mpiexec -n 3 python rank.py --hosts h1:2,h2:1 -- python -m ddpbp train
 
-Every line of the rank comes out whole, as `@RANK out ...` or `@RANK err ...`, between
-`@RANK start HOST PID` and `@RANK end CODE`. So the launcher knows who said what and who ended
-first, and how, whichever MPI passed it on.
+Every line of the rank is printed whole, as `@RANK out ...` or `@RANK err ...`, between
+`@RANK start HOST PID` and `@RANK end CODE`. From these the launcher learns which rank printed what
+and which ended first, and how, under any MPI. This file runs alone on each host, so it imports the
+standard library alone.
 """
 
 import ctypes
@@ -19,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1
 
 
 def my_rank() -> int:
-    """Return this process's rank, as the library that started it says."""
+    """Return the rank of this process, from the environment that its MPI has set."""
     for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -32,7 +33,7 @@ def my_rank() -> int:
 
 
 def place(rank: int, hosts: str) -> tuple[int, int]:
-    """Return (local rank, ranks of this host) where `hosts` ("h1:2,h2:1") are filled in turn."""
+    """Return (local rank, ranks of its host); `hosts` is as in "h1:2,h2:1", filled in turn."""
     for host in hosts.split(","):
         count = int(host.rpartition(":")[2])
         if rank < count:
@@ -42,7 +43,7 @@ def place(rank: int, hosts: str) -> tuple[int, int]:
 
 
 def bind(local_rank: int, local_size: int) -> None:
-    """Keep this process to its share of the cores, neighbours together; nothing if too few."""
+    """Bind this process to its share of adjacent cores; do nothing if there are too few."""
     cores = sorted(os.sched_getaffinity(0), key=_position)
     first, end = (len(cores) * r // local_size for r in (local_rank, local_rank + 1))
     if local_size <= len(cores):
@@ -61,11 +62,11 @@ def _position(cpu: int) -> tuple[int, int, int]:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Ask the kernel for a signal to this process when the one that started it is gone."""
+    """Let the kernel send a signal to this process when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def say(label: str, line: bytes) -> None:
+def write(label: str, line: bytes) -> None:
     """Write one whole line to the launcher."""
     os.write(1, label.encode() + line.rstrip(b"\n") + b"\n")
 
@@ -75,7 +76,7 @@ def main() -> int:
     split = sys.argv.index("--")
     options, command = sys.argv[1:split], sys.argv[split + 1 :]
     rank = my_rank()
-    die_with_parent()  # Open MPI's ranks would outlive a killed mpirun
+    die_with_parent()  # the ranks of Open MPI would outlive a killed mpirun
     if "--bind" in options:
         bind(*place(rank, options[options.index("--hosts") + 1]))
     try:
@@ -84,23 +85,23 @@ def main() -> int:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            close_fds=False,  # the library talks to its launcher through an inherited one
+            close_fds=False,  # the MPI library reaches its launcher through an inherited one
             preexec_fn=die_with_parent,
         )
     except OSError as error:
-        say(f"@{rank} err ", f"{command[0]}: {error.strerror}".encode())
+        write(f"@{rank} err ", f"{command[0]}: {error.strerror}".encode())
         return 127
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)
 
-    for number in PASSED_ON:
-        signal.signal(number, pass_on)
-    say(f"@{rank} start ", f"{socket.gethostname()} {child.pid}".encode())
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    write(f"@{rank} start ", f"{socket.gethostname()} {child.pid}".encode())
 
     def relay(stream: IO[bytes], label: str) -> None:
         for line in stream:
-            say(label, line)
+            write(label, line)
 
     assert child.stdout
     assert child.stderr
@@ -112,11 +113,11 @@ def main() -> int:
         thread.start()
     code = child.wait()
     for thread in relays:
-        thread.join(2)  # a process that the rank left behind may hold the pipes
+        thread.join(2)  # a child that outlives the rank may hold the pipes open
     code = 128 - code if code < 0 else code
-    say(f"@{rank} end ", str(code).encode())
+    write(f"@{rank} end ", str(code).encode())
     if code:
-        time.sleep(0.2)  # the library has to pass this on before it hears of the end
+        time.sleep(0.2)  # mpiexec must forward the last lines before it sees the exit
     return code
 
 

@@ -1,4 +1,4 @@
-"""Run the ranks: pass on what they say and what they are told, and find out how they ended."""
+"""Run the ranks once: show their lines, forward signals to them, find out how they ended."""
 
 import contextlib
 import math
@@ -16,17 +16,17 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TextIO
 
-from rank import die_with_parent
+from .rank import die_with_parent
 
-TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REQUEUE = 75
-SECOND_SECONDS = 2.0  # schedulers tell every process: one request may arrive several times
-GRACE_SECONDS = 5.0  # from the first rank that failed, or the last one's end, to the end of all
-HELD_SECONDS = 10.0
+SECOND_SECONDS = 2.0  # a scheduler signals every process: one request may arrive several times
+GRACE_SECONDS = 5.0  # from the first failure, or the end of the last rank, until all are killed
+HELD_SECONDS = 10.0  # how long a traceback is held back if the job does not end
 COLOURS = ("36", "33", "32", "35", "34", "31")
 
 _LABELLED = re.compile(r"@(\d+) (out|err|start|end) ?(.*)")
-_ECHO = re.compile(r"Abort\(\d+\) on node")  # MPICH repeats what the rank has said
+_ECHO = re.compile(r"Abort\(\d+\) on node")  # MPICH repeats what the rank has printed
 _FAULT = re.compile(r"Traceback \(most recent call last\):|ddpbp: rank \d+ on \S+ failed")
 
 
@@ -37,19 +37,19 @@ class Ended:
     Attributes
     ----------
     code : int
-        The exit code of all: that of the rank which failed first; 128 + n for signal n.
+        The exit code of the job: that of the rank which failed first; 128 + n for signal n.
     codes : dict
-        The code of each rank that told, in the order in which they ended.
+        The exit code of each rank that reported one, in the order in which they ended.
     hosts : dict
         The host of each rank that started.
     held : dict
-        The tracebacks, by rank, in the order in which they began.
+        The tracebacks by rank, in the order in which they began.
     said : list
-        What the MPI's own launcher said.
+        The lines of mpiexec or srun itself.
     asked : int
-        The signal by which the launcher was asked to stop, or 0.
+        The signal that asked the launcher to stop, or 0.
     forced : bool
-        Whether it was asked again, and ended all at once.
+        Whether it was asked a second time, and so ended the ranks at once.
     """
 
     code: int = 0
@@ -62,25 +62,25 @@ class Ended:
 
     @property
     def agreed(self) -> bool:
-        """Whether all ranks ended by themselves, with one code."""
+        """Whether all ranks reported an exit code, the same one."""
         return len(self.codes) == len(self.hosts) and len(set(self.codes.values())) == 1
 
     @property
     def first_failed(self) -> int | None:
-        """The rank at which it began: the first that failed or broke off with a traceback."""
+        """The rank whose failure came first: with a traceback, else with an exit code."""
         failed = [rank for rank, code in self.codes.items() if code]
         return next(iter([*self.held, *failed]), None)
 
 
 class Output:
-    """What the ranks say: shown as asked, and written to a file for each rank.
+    """Shows the lines of the ranks, and writes them to a file for each rank.
 
     Parameters
     ----------
     whose : str
-        "all" lines as they are, "labelled" with rank and host, or those of the "first" rank only.
+        Shows "all" lines as they are, "labelled" with rank and host, or those of the "first" rank.
     folder : Path, optional
-        Where the ranks' log files go.
+        The folder of the log files.
     colour : bool
         Whether labels are coloured.
     """
@@ -99,7 +99,7 @@ class Output:
                 label = f"\x1b[{COLOURS[rank % len(COLOURS)]}m{label}\x1b[0m"
             text = f"{label} {text}"
         stream = sys.stdout if kind == "out" else sys.stderr
-        with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the job goes on
+        with contextlib.suppress(BrokenPipeError):  # the reader has gone; the job continues
             stream.write(text + "\n")
             stream.flush()
 
@@ -119,131 +119,145 @@ class Output:
 
 
 class Job:
-    """One start of the ranks, until all of them have ended.
+    """One start of the ranks; `run` returns when all of them have ended.
 
-    A first signal is passed on as SIGUSR1, which every mpiexec hands to its ranks and which asks
-    them for a checkpoint; a second one, from 2 s after, ends them. (Open MPI would kill them 0.25 s
-    after a SIGTERM.)
+    A first signal is forwarded as SIGUSR1, which every mpiexec delivers to its ranks and which asks
+    them for a checkpoint. A second one, at least 2 s later, ends them. (A SIGTERM is not forwarded
+    as such: Open MPI would kill the ranks 0.25 s after it.)
 
     Parameters
     ----------
     command : sequence of str
-        Starts the ranks, each in the care of rank.py.
+        Starts the ranks, each inside rank.py.
     environment : mapping
-        What is added to this process's own.
+        Added to the environment of this process.
     n : int
         The number of ranks.
     output : Output
+        Closed at the end.
     """
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], n: int, output: Output
     ) -> None:
-        self.n, self.ended = n, Ended()
-        self._output = output
+        self._command, self._environment = command, environment
+        self._n, self._output, self._ended = n, output, Ended()
+        self._process: subprocess.Popen[bytes] | None = None
+        # When the first signal came, when a traceback was first held, when the job began to end.
         self._asked_seconds = self._held_seconds = self._over_seconds = math.inf
         self._holding = True
         self._lock = threading.Lock()
-        before = {number: signal.signal(number, self._told) for number in TOLD}
-        self._process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the launcher to pass on
-            preexec_fn=partial(die_with_parent, signal.SIGTERM),
-        )
+
+    def run(self) -> Ended:
+        """Start the ranks, wait for their end, and return how they ended."""
+        before = {number: signal.signal(number, self._signalled) for number in FORWARDED}
         try:
-            self._wait()
+            self._process = subprocess.Popen(
+                self._command,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C must reach the ranks through the launcher only
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),
+            )
+            returned = self._wait(self._process)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            output.close()
-        self.ended.code = self._code(self._process.returncode)
-        if not self.ended.code:
+            self._output.close()
+        self._ended.code = self._code(returned)
+        if not self._ended.code:
             self._release()
+        return self._ended
 
-    def _told(self, number: int, frame: FrameType | None) -> None:
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if not self.ended.asked:
-            self.ended.asked, self._asked_seconds = number, now
+        if not self._ended.asked:
+            self._ended.asked, self._asked_seconds = number, now
         elif now - self._asked_seconds > SECOND_SECONDS:
-            self.ended.forced = True
-            self._process.terminate()
+            self._ended.forced = True
+            if self._process:
+                self._process.terminate()
             self._over_seconds = min(self._over_seconds, now)
 
-    def _wait(self) -> None:
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Read the lines of the ranks until mpiexec ends; return its exit code."""
         readers = [
             threading.Thread(target=self._read, args=(pipe,), daemon=True)
-            for pipe in (self._process.stdout, self._process.stderr)
+            for pipe in (process.stdout, process.stderr)
         ]
         for thread in readers:
             thread.start()
-        passed_on = False
+        forwarded = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.2)
+                process.wait(0.2)
                 break
-            if self.ended.asked and not passed_on and len(self.ended.hosts) == self.n:
-                self._process.send_signal(signal.SIGUSR1)  # earlier it could be lost
-                passed_on = True
+            started = len(self._ended.hosts) == self._n  # before that, a signal could be lost
+            if self._ended.asked and not forwarded and started:
+                process.send_signal(signal.SIGUSR1)
+                forwarded = True
             now = time.monotonic()
-            if now - self._over_seconds > GRACE_SECONDS:  # it waits for a host that is gone
+            if now - self._over_seconds > GRACE_SECONDS:  # mpiexec is blocked on a lost host
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-            if now - self._held_seconds > HELD_SECONDS and self._holding:  # it was not the end
+                    os.killpg(process.pid, signal.SIGKILL)
+            if now - self._held_seconds > HELD_SECONDS and self._holding:  # the job goes on
                 self._release()
         for thread in readers:
-            thread.join(2)  # a rank that outlives its launcher holds the pipe
+            thread.join(2)  # a rank that outlives mpiexec holds the pipe open
+        return process.returncode
 
     def _read(self, pipe: IO[bytes]) -> None:
-        for raw in pipe:
-            line = raw.decode(errors="replace").rstrip("\n")
-            found = _LABELLED.fullmatch(line)
-            with self._lock:
-                if found:
-                    self._hear(int(found[1]), found[2], found[3])
-                elif line:
-                    self.ended.said.append(line)
+        with pipe:
+            for raw in pipe:
+                line = raw.decode(errors="replace").rstrip("\n")
+                labelled = _LABELLED.fullmatch(line)
+                with self._lock:
+                    if labelled:
+                        self._take(int(labelled[1]), labelled[2], labelled[3])
+                    elif line:
+                        self._ended.said.append(line)
 
-    def _hear(self, rank: int, kind: str, text: str) -> None:
+    def _take(self, rank: int, kind: str, text: str) -> None:
+        """Record or show one line that rank.py has labelled."""
         if kind == "start":
-            self.ended.hosts[rank] = text.partition(" ")[0]
+            self._ended.hosts[rank] = text.partition(" ")[0]
         elif kind == "end":
-            self.ended.codes[rank] = int(text)
-            if int(text) not in (0, REQUEUE) or len(self.ended.codes) == self.n:
+            self._ended.codes[rank] = int(text)
+            if int(text) not in (0, REQUEUE) or len(self._ended.codes) == self._n:
                 self._over_seconds = min(self._over_seconds, time.monotonic())
         else:
             self._output.log(rank, text)
             if kind == "err" and _ECHO.match(text):
                 return
-            if kind == "err" and self._holding and (rank in self.ended.held or _FAULT.match(text)):
+            if kind == "err" and self._holding and (rank in self._ended.held or _FAULT.match(text)):
                 self._held_seconds = min(self._held_seconds, time.monotonic())
-                self.ended.held.setdefault(rank, []).append(text)
+                self._ended.held.setdefault(rank, []).append(text)
             else:
-                self._output.show(rank, self.ended.hosts.get(rank, "?"), text, kind)
+                self._output.show(rank, self._ended.hosts.get(rank, "?"), text, kind)
 
     def _release(self) -> None:
+        """Show the tracebacks that were held back, and hold none from now on."""
         with self._lock:
             self._holding = False
-            for rank, lines in self.ended.held.items():
+            for rank, lines in self._ended.held.items():
                 for line in lines:
-                    self._output.show(rank, self.ended.hosts.get(rank, "?"), line, "err")
-            self.ended.held.clear()
+                    self._output.show(rank, self._ended.hosts.get(rank, "?"), line, "err")
+            self._ended.held.clear()
 
     def _code(self, returned: int) -> int:
-        """Return one code for all, whatever this MPI makes of several."""
-        told = [code for code in self.ended.codes.values() if code]
-        deaf = self.ended.asked and told and told[0] == 128 + signal.SIGUSR1
-        if deaf or self.ended.forced:
-            return 128 + self.ended.asked
-        if told:
-            return told[0]
-        if returned and len(self.ended.codes) < self.n:
-            # MPICH's mpiexec says n for a rank killed by signal n, Open MPI's 128 + n.
+        """Return one exit code for all ranks, whatever mpiexec makes of several."""
+        failed = [code for code in self._ended.codes.values() if code]
+        unhandled = self._ended.asked and failed and failed[0] == 128 + signal.SIGUSR1
+        if unhandled or self._ended.forced:
+            return 128 + self._ended.asked
+        if failed:
+            return failed[0]
+        if returned and len(self._ended.codes) < self._n:
+            # For a rank killed by signal n, mpiexec of MPICH returns n, that of Open MPI 128 + n.
             killed = -returned if returned < 0 else returned if 4 < returned < 32 else 0
             code = 128 + killed if killed else returned
             return code if code <= 4 or code == REQUEUE or 128 < code < 192 else 1
-        # Open MPI ends a job that lost a host with 0.
-        return 0 if len(self.ended.codes) == self.n else 1
+        # Open MPI returns 0 for a job that lost a host.
+        return 0 if len(self._ended.codes) == self._n else 1

@@ -1,4 +1,4 @@
-"""All that the launcher knows of `ddpbp train`: how to ask it, and how to resume."""
+"""All that the launcher knows of ddpbp: its commands, how to resume, where a fault is noted."""
 
 import json
 import subprocess
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hosts import LaunchError
+from .errors import LaunchError
+
+# Every command of ddpbp but `launch`.
+COMMANDS = ("bench", "config", "doctor", "eval", "gradcheck", "plan", "predict", "train")
 
 
 def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -15,18 +18,36 @@ def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def is_training(arguments: Sequence[str]) -> bool:
-    """Tell whether this is a training: what can be planned, and resumed after a stop."""
-    return arguments[0] == "train"
-
-
-def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
-    """See that so many ranks can run this training, before it waits in a queue.
+def check_command(arguments: Sequence[str], ranks: int | None) -> None:
+    """Refuse what is no command of ddpbp; `ranks` goes into the advice.
 
     Raises
     ------
     LaunchError
-        With ddpbp's own words.
+        Lists the commands, and says how to start a script of one's own.
+    """
+    if arguments[0] not in COMMANDS:
+        script = " ".join(arguments)
+        if arguments[0].endswith(".py"):
+            script = f"python {script}"
+        raise LaunchError(
+            f"{arguments[0]} is not a command of ddpbp; allowed: {', '.join(COMMANDS)}; to start a "
+            f"script of your own: mpirun -n {ranks or 4} {script}"
+        )
+
+
+def is_training(arguments: Sequence[str]) -> bool:
+    """Return whether this is a training, which can be checked beforehand and resumed."""
+    return arguments[0] == "train"
+
+
+def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
+    """Check that this number of ranks can run this training, before it waits in a queue.
+
+    Raises
+    ------
+    LaunchError
+        With the message of ddpbp.
     """
     if is_training(arguments):
         asked = _ask(python, *arguments, "--dry-run", "--ranks", str(ranks))
@@ -35,14 +56,14 @@ def check(python: Sequence[str], arguments: Sequence[str], ranks: int) -> None:
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
-    """Return the command that goes on where this one was interrupted."""
+    """Return the command that continues where this one was interrupted."""
     if not is_training(arguments) or "--resume" in arguments:
         return list(arguments)
     return [*(word for word in arguments if word != "--overwrite"), "--resume", "auto"]
 
 
 def restarted(python: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Return `resumed`; what went on from a checkpoint by name goes on from its own newest."""
+    """Return `resumed`; a run that began from a named checkpoint continues from its own newest."""
     words = resumed(arguments)
     if is_training(words) and words[-1] != "--resume":
         place, folder = words.index("--resume") + 1, _run_folder(python, arguments)
@@ -52,7 +73,7 @@ def restarted(python: Sequence[str], arguments: Sequence[str]) -> list[str]:
 
 
 def fault(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what the run folder tells of a failed training: its fault, or its last step."""
+    """Return the fault that is noted in the run folder of a failed training, or its last step."""
     folder = _run_folder(python, arguments)
     if folder is None:
         return {}

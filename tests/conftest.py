@@ -1,6 +1,5 @@
 """What the tests share: one BLAS thread, guard rails under mpirun, and ways to start ranks."""
 
-import contextlib
 import json
 import os
 import shlex
@@ -18,6 +17,9 @@ import pytest
 
 from ddpbp.base import blas
 from ddpbp.comm.join import launched
+from launch import mpi
+from launch.errors import LaunchError
+from launch.probe import YOUNG_SECONDS, sweep
 
 if TYPE_CHECKING:
     from tests.cluster.hosts import Hosts
@@ -126,30 +128,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in marked]
 
 
-def _launcher() -> list[str]:
-    """Find mpirun: $MPIEXEC, else beside this Python, else on PATH. Without one, fail."""
-    given = shlex.split(os.environ.get("MPIEXEC", ""))
-    if given and shutil.which(given[0]):
-        return [str(shutil.which(given[0])), *given[1:]]
-    beside = Path(sys.executable).with_name("mpirun")
-    found = None if given else str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        where = f"MPIEXEC={given[0]}" if given else f"mpirun beside {sys.executable} or on PATH"
+def mpiexec() -> list[str]:
+    """Return the words that start ranks: $MPIEXEC, else the mpiexec of the library; else fail."""
+    words = shlex.split(os.environ.get("MPIEXEC", ""))
+    if words and shutil.which(words[0]):
+        return [str(shutil.which(words[0])), *words[1:]]
+    try:
+        if words:
+            raise LaunchError(f"MPIEXEC={words[0]} does not exist")
+        return [str(mpi.find([sys.executable]).mpiexec)]
+    except LaunchError as error:
         pytest.fail(
-            f"no {where}: the tests need an MPI; install one with: pip install 'ddpbp[mpich]'",
+            f"{error}\nThe tests need an MPI; install one with: pip install 'ddpbp[mpich]'",
             pytrace=False,
         )
-    return [found]
 
 
-# What a launcher tells its children; a run of its own must not inherit it.
+# A launcher sets these for its ranks; a run that a test starts must not inherit them.
 _FOREIGN = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "SLURM_", "HYDI_", "DDPBP_")
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment as a user's shell would have it."""
+    """Return the environment of this process as a user's shell would have it."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
-    # Open MPI wants to be told that root and more ranks than cores are meant.
+    # Open MPI refuses root, and more ranks than cores, unless allowed.
     env |= {name: "1" for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")}
     return env | {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"} | extra
 
@@ -204,31 +206,19 @@ def python() -> Start:
 @pytest.fixture(scope="session")
 def mpirun() -> Generator[Start, None, None]:
     """Run `python ARGUMENTS...` on n ranks."""
-    began = time.time()
+    words: dict[str, list[str]] = {}  # by $MPIEXEC, which a test may set
 
     def start(
         n: int, *arguments: Any, seconds: float = 60, cwd: Path | None = None, **env: str
     ) -> Ended:
-        command = [*_launcher(), "-n", str(n), sys.executable, *map(str, arguments)]
+        key = os.environ.get("MPIEXEC", "")
+        words[key] = words.get(key) or mpiexec()
+        command = [*words[key], "-n", str(n), sys.executable, *map(str, arguments)]
         return _run(command, seconds, cwd, **env)
 
     yield start
-    _sweep(began)
-
-
-def _sweep(since: float) -> None:
-    """Remove what MPI leaves in /dev/shm when a run is aborted: ours, and mapped by nobody."""
-    mapped = ""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            mapped += maps.read_text()
-    for pattern in ("mpich_shm_*", "sm_segment.*"):
-        for file in Path("/dev/shm").glob(pattern):
-            with contextlib.suppress(OSError):
-                found = file.stat()
-                ours = found.st_uid == os.geteuid() and since < found.st_ctime < time.time() - 2
-                if ours and str(file) not in mapped:
-                    file.unlink()
+    time.sleep(YOUNG_SECONDS)
+    sweep()
 
 
 @pytest.fixture(scope="session")

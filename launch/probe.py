@@ -1,7 +1,8 @@
-"""What the launcher asks of a host: `python - PATH...`, this file on standard input.
+"""Probe the host that this runs on: `python - PATH...`, with this file on standard input.
 
-It answers with one line of JSON: the cores there, which of the paths are missing, and what was
-swept, which an earlier job had left in /dev/shm. A host needs nothing but a Python for it.
+It prints one line of JSON: the number of cores, which of the paths are missing, and the names of
+the segments that an earlier job had left in /dev/shm and that were removed. A host needs nothing
+but a Python, so this file imports the standard library alone.
 """
 
 import json
@@ -17,18 +18,18 @@ YOUNG_SECONDS = 1.0
 
 
 def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
-    """Remove segments of MPI that are this user's and mapped by no process; return their names.
+    """Remove segments of MPI that this user owns and no process maps; return their names.
 
-    A job that starts meanwhile has its own mapped, or made it within the last second.
+    A job that starts meanwhile is safe: its segments are mapped, or younger than a second.
     """
     ours = []
     for pattern in LEFTOVERS:
         for file in folder.glob(pattern):
             try:
-                found = file.stat()
+                status = file.stat()
             except FileNotFoundError:
                 continue
-            if found.st_uid == os.geteuid() and found.st_ctime < time.time() - YOUNG_SECONDS:
+            if status.st_uid == os.geteuid() and status.st_ctime < time.time() - YOUNG_SECONDS:
                 ours.append(file)
     if not ours:
         return []
@@ -37,7 +38,7 @@ def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
         try:
             mapped |= {line.split()[-1] for line in maps.read_text().splitlines()}
         except OSError:
-            continue  # another user's: it cannot map what is ours alone
+            continue  # another user's process, which cannot map this user's segments
     removed = [file for file in ours if str(file) not in mapped]
     for file in removed:
         file.unlink(missing_ok=True)
@@ -45,7 +46,7 @@ def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
 
 
 def probe(paths: list[str]) -> dict[str, Any]:
-    """Look at this host, and sweep it."""
+    """Sweep this host; return its cores, the missing paths and what was swept."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "missing": [path for path in paths if not Path(path).exists()],

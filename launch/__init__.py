@@ -1,0 +1,24 @@
+"""The launcher: start ddpbp on several processes, here, on hosts, or as a batch job.
+
+launch.py      runs this package as a file, also in a checkout that is not installed
+start.py       from the command line to an exit code: start the ranks, restart them
+options.py     the command line, and launch.toml
+training.py    what the launcher knows of ddpbp: its commands, how to resume, where a fault is noted
+hosts.py       hosts from options, a file or the batch system; ranks dealt to them; probing them
+probe.py       runs on each host (standalone): its cores, missing paths, sweeping /dev/shm
+mpi.py         the MPI library of a Python, the mpiexec that fits it, the command that starts ranks
+rank.py        runs around each rank (standalone): binds it to cores, labels its lines
+supervise.py   one start of the ranks: shows their lines, forwards signals, finds the exit code
+explain.py     what to print when a job failed
+batch.py       a job script for Slurm, PBS or LSF, filled into a template of `templates/`
+mpijob.py      the same job for Kubernetes
+errors.py      LaunchError: one message, exit code 2
+
+The launcher knows nothing of training: it imports no ddpbp and ddpbp does not import it. Each runs
+the other as a process. A checkout has it as `launch`, an installation as `ddpbp.launch`; so imports
+here are relative.
+
+To add a batch system: a template, an entry in `batch.SUFFIX` and `batch.SUBMIT`, a name in
+`options`, and how to read its allocation in `hosts.allocation`. To add an MPI family: an entry in
+`mpi.FAMILIES`, and its words in `mpi.command`.
+"""
