@@ -1,10 +1,11 @@
-"""`ddpbp doctor` tells what is wrong, and how to mend it; it never hangs."""
+"""`ddpbp doctor` names what is wrong, and how to mend it; it never hangs."""
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
+
+from launch import mpi
 
 CHECKS = [
     "launcher",
@@ -42,6 +43,24 @@ def test_one_process_is_well(python, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_launcher_of_more_ranks_is_named(python, tmp_path):
+    fitting = mpi.find([sys.executable])
+    ended = python(*DOCTOR, f"output={tmp_path}")
+    status, text = table(ended.stdout)["launcher"]
+    assert status == "pass"
+    assert f"{fitting.mpiexec} starts more, through {fitting}" in text
+
+
+def test_without_mpi_one_process_is_well_and_the_fix_is_printed(python, tmp_path):
+    (tmp_path / "mpi4py.py").write_text("raise RuntimeError('cannot load MPI library')")
+    ended = python(*DOCTOR, f"output={tmp_path / 'run'}", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    status, text = table(ended.stdout)["launcher"]
+    assert status == "warn"
+    assert "finds no MPI library" in text
+    assert "-m pip install mpi4py mpich" in text
+
+
 def test_ranks_are_well_and_speak_once(mpirun, tmp_path):
     ended = mpirun(3, *DOCTOR, f"output={tmp_path}", "model.hidden=[300]")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -51,8 +70,7 @@ def test_ranks_are_well_and_speak_once(mpirun, tmp_path):
 
 
 def test_hosts_are_well(hosts, tmp_path):
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    command = [mpiexec, "-f", hosts.hostfile((2, 1)), "-n", "3", sys.executable, *DOCTOR]
+    command = [*hosts.mpiexec((2, 1)), sys.executable, *DOCTOR]
     ended = hosts.run("h1", [*command, f"output={tmp_path}"])
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = table(ended.stdout)

@@ -105,9 +105,7 @@ WIDE_LENGTH = 512 * 65 + 10 * 513
 
 
 def on_hosts(hosts: Hosts, ranks: tuple[int, ...], *arguments: str | Path) -> None:
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    command = [str(mpiexec), "-f", str(hosts.hostfile(ranks)), "-n", str(sum(ranks))]
-    command += [sys.executable, "-m", "ddpbp"]
+    command = [*hosts.mpiexec(ranks), sys.executable, "-m", "ddpbp"]
     ended = hosts.run("h1", [*command, *map(str, arguments), *WIDE])
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

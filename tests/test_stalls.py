@@ -169,13 +169,9 @@ def own_hosts():
 
 def test_a_host_that_is_cut_off_is_named(own_hosts, tmp_path):
     """Both sides notice: rank 0 names the lost host, and the rank there ends as well."""
-    mpiexec = Path(sys.executable).with_name("mpiexec")
     train = [sys.executable, "-m", "ddpbp", "train", f"output={tmp_path / 'run'}", "epochs=100000"]
     train += [f"stall_seconds={STALL_SECONDS}", "log_every_steps=1"]
-    line = own_hosts.command(
-        "h1",
-        [mpiexec, "-f", own_hosts.hostfile((1, 1, 1)), "-n", "3", *train],
-    )
+    line = own_hosts.command("h1", [*own_hosts.mpiexec((1, 1, 1)), *train])
     with (tmp_path / "log").open("w+") as log:
         job = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
         metrics = tmp_path / "run/metrics.jsonl"

@@ -300,8 +300,8 @@ def text(figures: dict[str, Any]) -> str:
     """Describe a measurement in a few lines."""
     step = figures["seconds_per_step"]
     lines = [
-        f"network {'-'.join(map(str, figures['network']))}, batch {figures['batch_size']} in leaves of "
-        f"{figures['micro_batch_size']}, {figures['world_size']} rank(s); medians of "
+        f"network {'-'.join(map(str, figures['network']))}, batch {figures['batch_size']} "
+        f"in leaves of {figures['micro_batch_size']}, {figures['world_size']} rank(s); medians of "
         f"{figures['repeats']} × {figures['steps']} steps",
         f"{figures['examples_per_second']:,.0f} examples/s, {step['all'] * 1e3:.3f} ms a step",
         "  ".join(f"{phase} {step[phase] / step['all']:.0%}" for phase in STEP_PHASES),

@@ -127,10 +127,8 @@ def start(hosts: Hosts, kind: str, words: list[str]) -> Measured:
     line = [str(python), "-m", "tests.benchmarks.network", "--work", kind, str(file), *words]
     count = len(hosts.names)
     if kind == "ddpbp":
-        hostfile = hosts.hostfile([1] * count)
-        mpi = [str(python.with_name("mpiexec")), "-launcher", "ssh", "-f", str(hostfile)]
         env = os.environ | THREADS | {"UCX_TLS": "tcp"}
-        done = hosts.run("h1", [*mpi, "-n", str(count), *line], seconds=900, env=env)
+        done = hosts.run("h1", [*hosts.mpiexec([1] * count), *line], seconds=900, env=env)
     else:
         import threading
 

@@ -10,7 +10,6 @@ plan from elsewhere cannot know how slow they are.
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from tests.cluster.hosts import Hosts
@@ -28,7 +27,6 @@ if world.rank == 0:
     Path(file).write_text(json.dumps(found))
 """
 PLAN = ("-m", "ddpbp", "plan")
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 def figures(hosts: Hosts, ranks: list[int], *arguments: str) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def figures(hosts: Hosts, ranks: list[int], *arguments: str) -> dict[str, Any]:
     file = hosts.folder / "figures.json"
     line = [sys.executable, *arguments, "--json", str(file)]
     if sum(ranks) > 1:
-        line = [str(MPIEXEC), "-f", str(hosts.hostfile(ranks)), "-n", str(sum(ranks)), *line]
+        line = [*hosts.mpiexec(ranks), *line]
     done = hosts.run("h1", line, seconds=300)
     if done.returncode:
         raise RuntimeError(done.stderr)

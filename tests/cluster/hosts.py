@@ -1,12 +1,12 @@
-"""Simulated hosts on one machine: for tests and benchmarks of runs over several nodes.
+"""Simulated hosts on one machine: for tests and benchmarks of runs over several hosts.
 
     with Hosts(3) as hosts:
         hosts.run("h1", ["ssh", "h2", "hostname"])
 
 h1, h2, ... each have their own network, name, processes, /dev/shm, TMPDIR and sshd; one bridge
-joins them, and they share the file system. All of it is namespaces without a name, so several
-`Hosts` do not meet, the machine's own network is untouched, and when the processes end nothing is
-left. By hand, from the folder above `tests`:
+joins them, and they share the file system. All of it is anonymous namespaces: several `Hosts` do
+not interfere, the network of the machine is untouched, and nothing is left when the processes end.
+By hand, from the folder above `tests`:
 
     python -m tests.cluster.hosts up 3
     python -m tests.cluster.hosts run h1 ssh h2 hostname
@@ -26,6 +26,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from launch import mpi
 
 NETWORK = "10.77.0"
 COMMANDS = {"ip": "iproute2", "tc": "iproute2", "sshd": "openssh-server", "ssh": "openssh-client"}
@@ -77,9 +79,9 @@ tc qdisc replace dev eth0 root tbf rate 1gbit burst 256kb latency 100ms
 
 
 def missing(commands: Mapping[str, str] = COMMANDS) -> str:
-    """Tell what simulated hosts lack here, or "" if they can be had.
+    """Return what simulated hosts lack here, or "" if nothing.
 
-    `commands` maps what is called to the Debian package that brings it.
+    `commands` maps each command that is needed to its Debian package.
     """
     lacking = {package for name, package in commands.items() if not which(name)}
     wants = ["root"] * (os.geteuid() != 0) + sorted(lacking)
@@ -95,7 +97,7 @@ def missing(commands: Mapping[str, str] = COMMANDS) -> str:
 
 
 def which(name: str) -> str | None:
-    """Find a command, also where only root looks."""
+    """Find a command, also in the folders of root."""
     return shutil.which(name, path=SYSTEM_PATH)
 
 
@@ -108,7 +110,7 @@ class Hosts:
     folder : Path, optional
         For keys, settings and logs; a temporary one by default.
     lasting : bool
-        Let the hosts outlive this process.
+        The hosts outlive this process.
     """
 
     def __init__(self, count: int, folder: Path | None = None, *, lasting: bool = False) -> None:
@@ -174,7 +176,7 @@ class Hosts:
             (folder / "pids.json").write_text(json.dumps(self._pids))
 
     def _start(self, name: str, command: Sequence[str]) -> None:
-        # With pytest killed, the hosts go too.
+        # If pytest is killed, so are the hosts.
         line = [*command] if self._lasting else ["setpriv", "--pdeathsig", "KILL", *command]
         before = Path("/proc/self/ns/net").readlink()
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -204,7 +206,7 @@ class Hosts:
         return (self.folder / f"{name}.log").read_text(errors="replace").strip()
 
     def down(self) -> None:
-        """End all processes of all hosts; what they held goes with them."""
+        """Kill all processes of all hosts, which frees all that they held."""
         for pid in self._pids.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -234,12 +236,12 @@ class Hosts:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host and return what it said.
+        """Run a command on a host; return its exit code and what it printed.
 
         Raises
         ------
         subprocess.TimeoutExpired
-            After so many `seconds`; the command has been killed.
+            After `seconds`; the command has been killed.
         """
         line = self.command(host, command, cwd)
         process = subprocess.Popen(
@@ -259,13 +261,12 @@ class Hosts:
             raise
         return subprocess.CompletedProcess(line, process.returncode, out, err)
 
-    def hostfile(self, ranks: Sequence[int], flavour: str = "mpich") -> Path:
-        """Write a hostfile: so many ranks on h1, h2, ...; `flavour` is "mpich" or "openmpi"."""
-        form = {"mpich": "{}:{}", "openmpi": "{} slots={}"}[flavour]
-        lines = [form.format(*pair) for pair in zip(self.names, ranks, strict=False)]
-        file = self.folder / f"hostfile.{flavour}.{'-'.join(map(str, ranks))}"
-        file.write_text("\n".join(lines) + "\n")
-        return file
+    def mpiexec(self, ranks: Sequence[int]) -> list[str]:
+        """Return the words that start these numbers of ranks on h1, h2, ..., under any MPI."""
+        placed = dict(zip(self.names, ranks, strict=False))
+        library = mpi.find([sys.executable])
+        line, environment = mpi.command(library, placed, ["ssh"], [], system="")
+        return ["env", *(f"{key}={value}" for key, value in environment.items()), *line]
 
     # --- the network ------------------------------------------------------------------------------
 
@@ -282,21 +283,21 @@ class Hosts:
             self._on_switch("tc", "qdisc", "replace", "dev", host, *limit)
 
     def unshape(self) -> None:
-        """Take the limits away."""
+        """Remove the limits."""
         for host in self.names:
             self._in_network(host, "tc", "qdisc", "del", "dev", "eth0", "root")
             self._on_switch("tc", "qdisc", "del", "dev", host, "root")
 
     def cut(self, host: str) -> None:
-        """Pull the cable: nothing reaches the host or leaves it, and nobody is told."""
+        """Cut a host off: no packet reaches or leaves it, and no connection is closed."""
         self._on_switch("ip", "link", "set", host, "down")
 
     def heal(self, host: str) -> None:
-        """Put the cable back."""
+        """Connect a host again after `cut`."""
         self._on_switch("ip", "link", "set", host, "up")
 
     def kill(self, host: str) -> None:
-        """Crash the host: all its processes are gone at once, and nobody is told."""
+        """Crash a host: kill all its processes at once, and close no connection."""
         self.cut(host)
         os.kill(self._pids[host], signal.SIGKILL)
 
@@ -309,7 +310,7 @@ class Hosts:
 
 
 def _is_ours(pid: int) -> bool:
-    """Tell whether a process is still the one that was started here."""
+    """Return whether a process is still one that was started here."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip() in ("unshare", "sleep")
     return False
@@ -337,8 +338,8 @@ def main() -> int:
         commands.add_parser(name).add_argument("host")
     for name in ("unshape", "down"):
         commands.add_parser(name)
-    given = vars(parser.parse_args())
-    command = given.pop("command")
+    arguments = vars(parser.parse_args())
+    command = arguments.pop("command")
     if command == "up":
         if reason := missing():
             sys.exit(f"simulated hosts: {reason}")
@@ -346,7 +347,7 @@ def main() -> int:
             sys.exit(
                 f"hosts are up in {BY_HAND}; end them with: python -m tests.cluster.hosts down"
             )
-        hosts = Hosts(given["count"], BY_HAND, lasting=True)
+        hosts = Hosts(arguments["count"], BY_HAND, lasting=True)
         try:
             hosts.up()
         except BaseException:
@@ -356,8 +357,8 @@ def main() -> int:
         return 0
     hosts = Hosts.attach(BY_HAND)
     if command == "run":
-        return subprocess.call(hosts.command(given["host"], given["line"]))
-    found = getattr(hosts, command)(**given)
+        return subprocess.call(hosts.command(arguments["host"], arguments["line"]))
+    found = getattr(hosts, command)(**arguments)
     if found is not None:
         print(found)
     return 0

@@ -53,7 +53,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str:
-    """Tell what Slurm on simulated hosts lacks here, or "" if it can be had."""
+    """Return what Slurm on simulated hosts lacks here, or "" if nothing."""
     return simulated.missing(COMMANDS)
 
 
@@ -66,7 +66,7 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to find this Slurm."""
+        """The variables by which a command finds this Slurm."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ class Slurm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the daemons to the end of the hosts."""
+        """Do nothing: the daemons end with the hosts."""
 
     def up(self) -> None:
         """Start the daemons, and wait until every host can take a job."""
@@ -87,7 +87,7 @@ class Slurm:
         lines = [SLURM_CONF.format(folder=self.folder)]
         lines += [f"NodeName={h} CPUs={CPUS_PER_HOST} RealMemory=2000" for h in self.hosts.names]
         (self.folder / "slurm.conf").write_text("\n".join(lines) + "\n")
-        # PMIx steps of one job collide in a temporary folder that hosts share.
+        # PMIx steps of one job collide in a temporary folder that the hosts share.
         (self.folder / "mpi.conf").write_text(f"PMIxCliTmpDirBase={self.hosts.folder}/tmp\n")
         names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
         paths = [f"--{name}={munge}/{name.removesuffix('-file')}" for name in names]
@@ -103,16 +103,16 @@ class Slurm:
 
     def _daemon(self, host: str, command: str, *arguments: str) -> None:
         log = self.folder / f"{command}-{host}.out"
-        # It goes into the background, and would hold a pipe open.
+        # A daemon would hold a pipe open.
         line = ["sh", "-c", f'exec "$0" "$@" > {log} 2>&1', str(which(command)), *arguments]
         done = self.run(line, host=host)
         if done.returncode:
             raise RuntimeError(f"{command} on {host}: {log.read_text().strip()}")
 
     def states(self) -> dict[str, str]:
-        """Return what Slurm says of each host: idle, allocated, down, ..."""
-        found = self.run(["sinfo", "-h", "-N", "-o", "%N %T"]).stdout
-        return dict(line.split(maxsplit=1) for line in found.splitlines())
+        """Return the state of each host: idle, allocated, down, ..."""
+        lines = self.run(["sinfo", "-h", "-N", "-o", "%N %T"]).stdout
+        return dict(line.split(maxsplit=1) for line in lines.splitlines())
 
     def run(
         self,
@@ -123,7 +123,7 @@ class Slurm:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host (srun, sbatch, ...) and return what it said, as `Hosts.run`."""
+        """Run a command (srun, sbatch, ...) on a host, as `Hosts.run`."""
         env = {**(os.environ if env is None else env), **self.environment}
         return self.hosts.run(host, command, seconds=seconds, cwd=cwd, env=env)
 
@@ -136,15 +136,15 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up")
     commands.add_parser("run").add_argument("line", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     if reason := missing():
         sys.exit(f"Slurm on simulated hosts: {reason}")
     slurm = Slurm(Hosts.attach(BY_HAND))
-    if given.command == "up":
+    if arguments.command == "up":
         slurm.up()
         return 0
     env = {**os.environ, **slurm.environment}
-    return subprocess.call(slurm.hosts.command("h1", given.line), env=env)
+    return subprocess.call(slurm.hosts.command("h1", arguments.line), env=env)
 
 
 if __name__ == "__main__":

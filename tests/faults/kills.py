@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ddpbp.errors import DataError
 from ddpbp.store.checkpoint import read_checkpoint, steps_in
+from launch import mpi
 
 SETTINGS = {
     "digits": ["epochs=120", "optimizer.name=adam", "optimizer.learning_rate=0.002"],
@@ -40,7 +41,7 @@ KINDS = (
     "SIGTERM one rank",
     "SIGUSR1 one rank",
 )
-MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
+MPIEXEC = str(mpi.find([sys.executable]).mpiexec)
 RUN_SECONDS = 120
 
 
