@@ -431,6 +431,21 @@ def test_a_kernel_that_comes_too_late_is_noted_once(capsys, ranks):
     assert out.startswith("note: kernel")
 
 
+def test_a_model_is_used_on_its_own_kernel(python, tmp_path):
+    model = tmp_path / "run"
+    train = ["-m", "ddpbp", "train", *SMALL, f"output={model}", "kernel=haswell"]
+    assert python(*train).returncode == 0
+    code = (
+        "import os, sys; from ddpbp.cli.main import run; code = run(sys.argv[1:]); "
+        "print(os.environ.get('OPENBLAS_CORETYPE')); sys.exit(code)"
+    )
+    ended = python("-c", code, "eval", model)
+    assert ended.stdout.splitlines()[-1] == "Haswell"
+    ended = python("-c", f"import numpy; {code}", "eval", model)
+    assert ended.stderr.count("note: ") == 1, ended.stderr
+    assert 'kernel = "haswell" has no effect' in ended.stderr
+
+
 def test_overridden_threads_are_noted_once(python, tmp_path):
     for line in ("train --fast-dev-run", "config show"):
         ended = python("-m", "ddpbp", *line.split(), cwd=tmp_path, OPENBLAS_NUM_THREADS="3")

@@ -202,7 +202,7 @@ def test_resolving_chooses_the_kernel(python):
 
 
 def test_resolving_warns_if_it_is_too_late_for_the_kernel():
-    with pytest.warns(UserWarning, match='kernel = "haswell" has no effect'):
+    with pytest.warns(RuntimeWarning, match='kernel = "haswell" has no effect'):
         assert resolve(None, ["kernel=haswell"], {}).kernel == "haswell"
 
 

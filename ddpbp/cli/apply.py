@@ -1,12 +1,12 @@
 """The commands that apply a trained model: eval and predict."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from ddpbp.base import blas
 from ddpbp.cli.options import WorldOptions, world_options
+from ddpbp.cli.process import print_notes
 from ddpbp.comm.world import World
 from ddpbp.store.model_file import StoredModel, read_header, read_model
 
@@ -18,9 +18,7 @@ def read_on_its_kernel(path: Path, world: World) -> StoredModel:
     """
     with world.together():
         kernel = read_header(path)["config"].get("kernel", "native")
-    for note in blas.use_kernel(kernel):
-        if world.rank == 0:
-            sys.stderr.write(f"note: {note}\n")
+    print_notes(world, blas.use_kernel(kernel))
     with world.together():
         return read_model(path)
 

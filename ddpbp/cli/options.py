@@ -1,6 +1,5 @@
 """Options that several commands share; each group reaches the command as one argument."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -10,7 +9,7 @@ from typing import Any
 import click
 
 from ddpbp.base import blas
-from ddpbp.cli.process import on_all_ranks
+from ddpbp.cli.process import on_all_ranks, print_notes
 from ddpbp.comm.world import World
 from ddpbp.config.check import check
 from ddpbp.config.find import Found, find
@@ -66,9 +65,7 @@ class SettingsOptions:
     def config(self, world: World) -> Config:
         """Do as `resolve`; rank 0 prints the notes on standard error."""
         config, notes = self.resolve(world)
-        if world.rank == 0:
-            for note in notes:
-                sys.stderr.write(f"note: {note}\n")
+        print_notes(world, notes)
         return config
 
 

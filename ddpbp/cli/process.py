@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from ddpbp.comm.join import join, launched
@@ -29,6 +29,12 @@ def complain(message: object) -> None:
     if sys.stderr is not None:
         sys.stderr.write(f"ddpbp: {message}\n")
         sys.stderr.flush()
+
+
+def print_notes(world: World, notes: Iterable[str]) -> None:
+    """Print notes on standard error, on rank 0."""
+    if world.rank == 0 and sys.stderr is not None:
+        sys.stderr.writelines(f"note: {note}\n" for note in notes)
 
 
 def leave_together() -> None:

@@ -34,7 +34,7 @@ def resolve(
     """
     config, origins = find(path, assignments, environment, flags)
     for note in blas.use_kernel(config.kernel):
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
     check(config, origins)
     return config
 
