@@ -137,7 +137,7 @@ def reference(
 
 @pytest.fixture(params=["small net", "blocks"])
 def compared(request, monkeypatch):
-    """Return (found, expected): z, a, δ by example, the sums ∂L/∂b and ∂L/∂W, for l = 1..L."""
+    """Return (actual, expected): z, a, δ by example, the sums ∂L/∂b and ∂L/∂W, for l = 1..L."""
     if request.param == "blocks":
         monkeypatch.setattr("ddpbp.nn.workspace.SMALL_NET_BYTES", 0)
     problem = Problem(n=5, leaf=2, output="sigmoid")  # two leaves of 2 and one of 1
@@ -148,10 +148,10 @@ def compared(request, monkeypatch):
         stacks = [getattr(stack, name)[1:] for stack in backprop.stacks]
         return [np.concatenate([v for s in stacks for v in s[l].copy()], axis=1) for l in range(L)]
 
-    found = {"z": by_example("z"), "a": by_example("a")}
+    actual = {"z": by_example("z"), "a": by_example("a")}
     merges, _ = tree.fold([(0, 1), (1, 2), (2, 3)], 3)
     grad = problem.network.views(problem.backward(backprop, merges)[0])
-    found |= {"delta": by_example("delta"), "db": [b[:, 0] for b in grad.b[1:]], "dW": grad.W[1:]}
+    actual |= {"delta": by_example("delta"), "db": [b[:, 0] for b in grad.b[1:]], "dW": grad.W[1:]}
     plain = [
         reference([W.tolist() for W in theta.W], [b.tolist() for b in theta.b], x, y, 5)
         for x, y in zip(problem.part.x.tolist(), problem.part.y.tolist(), strict=True)
@@ -162,13 +162,13 @@ def compared(request, monkeypatch):
     }
     for i, name in ((3, "db"), (4, "dW")):
         expected[name] = [sum(np.array(e[i][l]) for e in plain) for l in range(1, L + 1)]
-    return found, expected
+    return actual, expected
 
 
 def assert_same(compared: Any, *names: str) -> None:
-    found, expected = compared
+    actual, expected = compared
     for name in names:
-        for l, (mine, plain) in enumerate(zip(found[name], expected[name], strict=True), 1):
+        for l, (mine, plain) in enumerate(zip(actual[name], expected[name], strict=True), 1):
             np.testing.assert_allclose(mine, plain, rtol=1e-12, atol=1e-14, err_msg=f"{name}[{l}]")
 
 
@@ -177,8 +177,8 @@ def test_f_forward_pass(compared):
 
 
 def test_bp1_output_delta(compared):
-    found, expected = compared
-    assert_same(({"delta": found["delta"][-1:]}, {"delta": expected["delta"][-1:]}), "delta")
+    actual, expected = compared
+    assert_same(({"delta": actual["delta"][-1:]}, {"delta": expected["delta"][-1:]}), "delta")
 
 
 def test_bp2_hidden_deltas(compared):
@@ -264,8 +264,8 @@ SHAPES = [
 ]
 
 
-def same_bits(found: Any, expected: Any) -> bool:
-    (losses, gradients), (expected_losses, expected_gradients) = found, expected
+def same_bits(actual: Any, expected: Any) -> bool:
+    (losses, gradients), (expected_losses, expected_gradients) = actual, expected
     return list(losses) == list(expected_losses) and (
         np.asarray(gradients).tobytes() == np.asarray(expected_gradients).tobytes()
     )
@@ -283,8 +283,8 @@ def test_stacked_leaves_have_the_bits_of_leaves_one_by_one(sizes, n, leaf, dtype
             count = tree.leaf_count(n, leaf)
             single = [problem.sums((i, i + 1)) for i in range(count)]
             for k in range(1, count + 1):
-                losses = [loss for found, _ in single[:k] for loss in found]
-                gradients = np.concatenate([found for _, found in single[:k]])
+                losses = [loss for actual, _ in single[:k] for loss in actual]
+                gradients = np.concatenate([actual for _, actual in single[:k]])
                 assert same_bits(problem.sums((0, k)), (losses, gradients)), (k, loss)
 
 
@@ -318,9 +318,9 @@ def test_sums_over_any_split_into_runs_equal_the_whole(kind, leaves, cuts):
     losses, gradients, cover = [], [], []
     for run in pairwise(edges):
         merges, nodes = tree.fold(((i, i + 1) for i in range(*run)), leaves)
-        found = problem.sums(run, merges)
-        losses += found[0]
-        gradients += list(found[1])
+        actual = problem.sums(run, merges)
+        losses += actual[0]
+        gradients += list(actual[1])
         cover += nodes
     merges, _ = tree.fold(cover, leaves)
     assert same_bits((tree.accumulate(losses, merges), tree.accumulate(gradients, merges)), whole)

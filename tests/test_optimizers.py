@@ -163,14 +163,14 @@ def test_clipping_shortens_long_gradients_and_no_others():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_clipping_comes_before_everything_else(name):
-    found, gradients = start()
-    expected = found.copy()
+    actual, gradients = start()
+    expected = actual.copy()
     clipping = OPTIMIZERS[name](NETWORK, Hyperparameters(clip_norm=0.5, weight_decay=0.3))
     plain = OPTIMIZERS[name](NETWORK, Hyperparameters(weight_decay=0.3))
     for gradient in gradients:
-        clipping.update(found, gradient, ETA)
+        clipping.update(actual, gradient, ETA)
         plain.update(expected, 0.5 * gradient / length(gradient), ETA)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 def test_norm_is_the_same_sum_whatever_the_blocks(monkeypatch):

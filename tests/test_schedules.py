@@ -33,25 +33,25 @@ def test_constant_stays_at_one():
 
 
 def test_step_falls_at_its_boundaries_and_not_before():
-    found = [factor("step", step, settings()) for step in (0, 19, 20, 39, 40, 60)]
-    assert found == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125]
+    actual = [factor("step", step, settings()) for step in (0, 19, 20, 39, 40, 60)]
+    assert actual == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125]
 
 
 def test_step_may_fall_within_an_epoch():
-    found = [factor("step", step, settings(every_epochs=0.5)) for step in (4, 5, 9, 10)]
-    assert found == [1.0, 0.5, 0.5, 0.25]
+    actual = [factor("step", step, settings(every_epochs=0.5)) for step in (4, 5, 9, 10)]
+    assert actual == [1.0, 0.5, 0.5, 0.25]
 
 
 def test_exponential_meets_step_at_its_boundaries():
-    found = [factor("exponential", step, settings()) for step in (0, 10, 20, 40)]
-    assert found == pytest.approx([1.0, math.sqrt(0.5), 0.5, 0.25], rel=1e-14)
+    actual = [factor("exponential", step, settings()) for step in (0, 10, 20, 40)]
+    assert actual == pytest.approx([1.0, math.sqrt(0.5), 0.5, 0.25], rel=1e-14)
 
 
 def test_cosine_falls_from_one_to_the_final_factor_and_stays():
-    found = [factor("cosine", step, settings()) for step in (0, 25, 50, 75, 100, 101, 10_000)]
+    actual = [factor("cosine", step, settings()) for step in (0, 25, 50, 75, 100, 101, 10_000)]
     quarter = 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2
     expected = [1.0, quarter, 0.55, 1.1 - quarter, 0.1, 0.1, 0.1]
-    assert found == pytest.approx(expected, rel=1e-14)
+    assert actual == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

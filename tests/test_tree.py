@@ -106,8 +106,8 @@ def test_accumulate_runs_the_program():
     for size in SIZES:
         merges, _ = tree.fold(leaves(0, size), size)
         values = [np.array([Text(leaf)], object) for leaf in range(size)]
-        ((found,),) = tree.accumulate(values, merges)
-        assert found.text == by_definition(0, size)
+        ((actual,),) = tree.accumulate(values, merges)
+        assert actual.text == by_definition(0, size)
 
 
 def test_leaves_are_dealt_in_order_and_evenly():
@@ -120,5 +120,5 @@ def test_leaves_are_dealt_in_order_and_evenly():
 
 
 def test_leaf_count_rounds_up():
-    found = [tree.leaf_count(examples, 4) for examples in (1, 3, 4, 5, 8, 9)]
-    assert found == [1, 1, 1, 2, 2, 3]
+    actual = [tree.leaf_count(examples, 4) for examples in (1, 3, 4, 5, 8, 9)]
+    assert actual == [1, 1, 1, 2, 2, 3]

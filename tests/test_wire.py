@@ -10,7 +10,7 @@ FORMS = {"bf16": (7, -126), "fp16": (10, -14)}
 
 
 def nearest(value: float, mantissa: int, least: int) -> float:
-    """Round to so many mantissa bits in plain arithmetic; `round` takes ties to even."""
+    """Round to `mantissa` bits in plain arithmetic; `round` takes ties to even."""
     if value == 0.0 or not np.isfinite(value):
         return value
     exponent = max(int(np.floor(np.log2(abs(value)))), least) - mantissa

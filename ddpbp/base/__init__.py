@@ -1,13 +1,13 @@
-"""What every room may use: pure arithmetic and small tables.
+"""What every room stands on.
 
-`tree.py`      the canonical tree: the owner of each leaf, and the order of sums
-`draws.py`     random bits as a function of seed and place
-`rounding.py`  sums in 16 bits
-`blocks.py`    big vectors in cache-sized pieces
-`hashing.py`   hashes of arrays
-`blas.py`      BLAS threads and kernel
-`phases.py`    what a rank is doing
-`tasks.py`     what the targets of a data set are
+tree.py      the canonical tree: the owner of each leaf, and the order of sums
+draws.py     random bits as a function of a key and a counter
+rounding.py  gradients rounded to 16 bits
+blocks.py    long vectors in blocks that fit in the cache
+hashing.py   SHA-256 over arrays
+blas.py      threads and kernel of BLAS
+phases.py    what a rank can be doing
+tasks.py     what targets can be
 
-It imports nothing of ddpbp but `errors`. A new phase or task is an entry of its table.
+Imports no other room.
 """

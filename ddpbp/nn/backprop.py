@@ -72,14 +72,14 @@ class Backprop:
         self._memory = Memory(network, capacity)
         self.x = self._memory.flat("x", 0).reshape(capacity, -1)
         self.y = self._memory.flat("y", network.L).reshape(capacity, -1)
-        self._layers = (network.layers[0], *network.layers)  # from l = 1
+        self._layers = (network.layers[0], *network.layers)  # at 1..L; 0 is not used
         self._arranged: dict[tuple[tuple[int, int], ...], Leaves] = {}
         self._registers: list[Array] = []
         self._leaves: Leaves
         self.stacks: list[Stack] = []
 
     def arrange(self, shapes: Sequence[tuple[int, int]]) -> list[Stack]:
-        """Lay the buffers out for leaves of the given (count, size); return the stacks."""
+        """Lay the buffers out for leaves of these (count, size); return the stacks."""
         shapes = tuple(shapes)
         if shapes not in self._arranged:
             self._arranged[shapes] = Leaves(self.network, shapes, self._memory)
@@ -99,10 +99,10 @@ class Backprop:
             The place in the batch of the first example of these leaves.
         """
         for stack in self.stacks:
-            for l in range(1, self.network.L + 1):
-                W, b, layer_forward = theta.W[l], theta.b[l], self._layers[l].forward
+            for l, layer in enumerate(self.network.layers, start=1):
+                W, b = theta.W[l], theta.b[l]
                 for piece in stack.pieces[l]:
-                    layer_forward(W, b, piece.below, piece.z, piece.a)  # (F)
+                    layer.forward(W, b, piece.below, piece.z, piece.a)  # (F)
                 if self._dropout is not None and l < self.network.L:
                     self._drop(self._dropout, stack, l, step, first)
             first += stack.count * stack.size
@@ -203,7 +203,7 @@ class Backprop:
             stack.delta[l] *= self._dropout.scale
 
     def _leaf_gradients(self, l: int) -> None:
-        """Keep the gradient of every leaf of a small net: the fewest calls."""
+        """Write layer l of the gradient of every leaf of a small net, with the fewest calls."""
         layer, height = self._layers[l], self._layers[l].W_shape[0]
         for stack, gradient in zip(self.stacks, self._leaves.parts, strict=True):
             below, delta, dW = stack.passed[l - 1], stack.delta[l], gradient.W[l]
