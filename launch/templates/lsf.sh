@@ -14,6 +14,6 @@
 
 {{setup}}
 
-# The launcher takes the hosts from LSF. {{grace_minutes}} min before the limit it is told to ask the
-# ranks for a checkpoint; they end with code 75, for which LSF puts the job back into the queue (-Q).
+# The launcher reads the hosts from LSF. A signal {{grace_minutes}} min before the limit lets it ask the
+# ranks for a checkpoint; they end with code 75, for which LSF requeues the job (-Q).
 exec {{launch}}

@@ -10,8 +10,8 @@
 cd "$PBS_O_WORKDIR" || exit 2
 {{setup}}
 
-# The launcher takes the hosts from PBS. {{grace}} s before the limit it is told to ask the ranks for
-# a checkpoint; they end with code 75, and the job is submitted again.
+# The launcher reads the hosts from PBS. A signal {{grace}} s before the limit lets it ask the ranks
+# for a checkpoint; they end with code 75, and the job is submitted again.
 timeout --foreground --preserve-status --signal=USR1 {{run_seconds}} {{launch}}
 code=$?
 if [ $code -eq 75 ]; then qsub {{script}}; fi

@@ -13,6 +13,6 @@
 
 {{setup}}
 
-# The launcher takes the hosts from Slurm. {{grace}} s before the limit, or when the job is preempted,
-# it asks the ranks for a checkpoint; they end with code 75, and with --requeue the job waits anew.
+# The launcher reads the hosts from Slurm. {{grace}} s before the limit, or when the job is preempted,
+# it asks the ranks for a checkpoint; they end with code 75, and --requeue puts the job back.
 exec {{launch}}

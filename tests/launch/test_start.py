@@ -115,12 +115,13 @@ def test_a_signal_saves_and_ends_with_75(tmp_path):
 
 
 def test_a_second_signal_ends_at_once(spoiled, tmp_path):
-    spoiled("time.sleep(60)")
+    asleep = tmp_path / "asleep"
+    spoiled(f"open('{asleep}', 'w'), time.sleep(60)")
     line = [sys.executable, str(LAUNCH), "-n", "2", "train", *ENDLESS, f"output={tmp_path / 'run'}"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
-        assert job.stdout
-        while "epoch" not in job.stdout.readline():
+        while not asleep.exists():
             assert job.poll() is None
+            time.sleep(0.05)
         job.send_signal(signal.SIGINT)
         time.sleep(2.2)
         job.send_signal(signal.SIGINT)
