@@ -1,13 +1,13 @@
-"""What every room stands on.
+"""What every room stands on: pure arithmetic and small tables.
 
-tree.py      the canonical tree: the owner of each leaf, and the order of sums
-draws.py     random bits as a function of a key and a counter
-rounding.py  gradients rounded to 16 bits
-blocks.py    long vectors in blocks that fit in the cache
-hashing.py   SHA-256 over arrays
-blas.py      threads and kernel of BLAS
-phases.py    what a rank can be doing
-tasks.py     what targets can be
+tree      the canonical tree: the owner of each leaf, and the order of sums
+draws     random bits as a function of a key and a counter
+rounding  gradients rounded to 16 bits
+blocks    long vectors in blocks that fit in the cache
+hashing   SHA-256 over arrays
+blas      threads and kernel of BLAS
+phases    what a rank can be doing
+tasks     what the targets of a data set can be
 
-Imports no other room.
+Imports nothing of ddpbp but `errors`. A new phase or task is an entry of its table.
 """

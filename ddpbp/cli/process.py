@@ -38,10 +38,13 @@ def print_notes(world: World, notes: Iterable[str]) -> None:
 
 
 def leave_together() -> None:
-    """Wait until rank 0 has printed: a launcher ends all ranks as soon as one has failed."""
+    """Wait until rank 0 has printed: a launcher ends all ranks as soon as one has failed.
+
+    The others wait longer, since rank 0 may start later than they do.
+    """
     if launched() is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(MESSAGE_SECONDS)
+        time.sleep(MESSAGE_SECONDS if is_first() else 3 * MESSAGE_SECONDS)
 
 
 def on_all_ranks(
