@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ddpbp.nn.network import Network, Parameters
     from ddpbp.run.callbacks import Callback
+    from ddpbp.run.sinks import Sink
 
     Array = npt.NDArray[Any]
 
@@ -154,6 +155,7 @@ def train(
     fast_dev_run: bool = False,
     bar: bool | None = None,
     callbacks: Sequence[Callable[[], Callback]] = (),
+    sinks: Sequence[Callable[[], Sink]] = (),
 ) -> Trained:
     """Train as the configuration says; rank 0 writes the run folder and prints.
 
@@ -176,6 +178,8 @@ def train(
         Show a live bar; by default where one process writes to a terminal.
     callbacks : sequence of callable
         Each makes a `Callback`, one for every rank.
+    sinks : sequence of callable
+        Each makes a `Sink`, to which rank 0 sends the records of the run.
 
     Raises
     ------
@@ -195,6 +199,7 @@ def train(
         fast_dev_run=fast_dev_run,
         bar=bar,
         callbacks=callbacks,
+        sinks=sinks,
     )
     return Trained(Model(outcome.model), outcome.result)
 

@@ -11,6 +11,5 @@ report     the stream of records, handed to every sink
 sinks/     console, bar, jsonl: one file each
 
 May import every room below: base, nn, data, comm, metrics, config, store, engine. A sink is a file
-in sinks/ and a line in `training.make_sinks`; a callback is a subclass of `Callback`, passed to
-`train`.
+in sinks/, a callback a subclass of `Callback`; both are passed to `train`, built-in ones by itself.
 """

@@ -40,6 +40,7 @@ def train(
     fast_dev_run: bool = False,
     bar: bool | None = None,
     callbacks: Sequence[Callable[[], Callback]] = (),
+    sinks: Sequence[Callable[[], Sink]] = (),
     notes: Sequence[str] = (),
 ) -> Outcome:
     """Train as the configuration says; rank 0 writes the run folder and reports.
@@ -63,6 +64,8 @@ def train(
         ranks a terminal of their own, whatever mpirun writes to.)
     callbacks : sequence of callable
         Each makes a `Callback`, one for every rank.
+    sinks : sequence of callable
+        Each makes a `Sink` beside the console's and metrics.jsonl; for rank 0.
     notes : sequence of str
         To be printed first.
 
@@ -89,10 +92,10 @@ def train(
         None if fast_dev_run else Path(config.output),
         requests,
         callbacks,
+        [Bar if bar else Console, *sinks],
         lambda: find_start(
             config, Path(config.output), overwrite=overwrite, resume=resume, force=force
         ),
-        bar=bar,
         fast_dev_run=fast_dev_run,
         notes=list(notes),
     )
@@ -109,10 +112,10 @@ class Process:
     config : Config
     folder : Path or None
     requests : SaveRequests
-    callbacks : sequence of callable
+    callbacks, sinks : sequence of callable
     find_start : callable
         Returns how the run starts; for rank 0.
-    bar, fast_dev_run : bool
+    fast_dev_run : bool
     notes : list of str
     dataset : Dataset or None
         What was read the first time.
@@ -124,8 +127,8 @@ class Process:
     folder: Path | None
     requests: SaveRequests
     callbacks: Sequence[Callable[[], Callback]]
+    sinks: Sequence[Callable[[], Sink]]
     find_start: Callable[[], Start]
-    bar: bool
     fast_dev_run: bool
     notes: list[str] = field(default_factory=list)
     dataset: Dataset | None = None
@@ -181,16 +184,11 @@ class Process:
             trainer,
             make_evaluator(config, trainer.network, world),
             dataset,
-            Report(make_sinks(bar=self.bar) if world.rank == 0 else ()),
+            Report(make() for make in self.sinks) if world.rank == 0 else Report(),
             self.folder,
             self.requests,
             [*callbacks, *(make() for make in self.callbacks)],
         )
-
-
-def make_sinks(*, bar: bool) -> list[Sink]:
-    """Return the sinks of rank 0; metrics.jsonl joins them once the run folder is this run's."""
-    return [Bar() if bar else Console()]
 
 
 def require_begun(world: World, kept: Start) -> None:

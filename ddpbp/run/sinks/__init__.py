@@ -4,8 +4,8 @@ console   one plain line per epoch
 bar       a live bar on a terminal, and the console's lines above it
 jsonl     metrics.jsonl, the record of truth
 
-A sink has `log(record)`, `close()` and `live`. To add one, write a file here and list it in
-`run.training.make_sinks`. A sink that raises is dropped with a warning; it never stops a run.
+A sink has `log(record)`, `close()` and `live`. To add one, write a file here and pass it to
+`train(..., sinks=[...])`. A sink that raises is dropped with a warning; it never stops a run.
 
 A record is a dictionary with its "kind":
 

@@ -1,0 +1,135 @@
+"""What a script imports: it trains, evaluates and predicts as the commands do, with types."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ddpbp
+from ddpbp.cli.main import run
+
+SMALL = ["epochs=2", "batch_size=32"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return ddpbp.train(ddpbp.resolve(None, [*SMALL, f"output={folder}"]), overwrite=True)
+
+
+def test_every_public_name_is_there_for_people_and_for_type_checkers():
+    tree = ast.parse(Path(ddpbp.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.asname: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == ddpbp._HOMES
+    assert {*typed, "__version__"} == {*dir(ddpbp)}
+    for name, home in typed.items():
+        assert getattr(ddpbp, name or "").__module__.startswith(home or "ddpbp"), name
+
+
+def test_a_module_does_not_take_the_name_of_a_function():
+    assert callable(ddpbp.train)
+    assert callable(ddpbp.evaluate)
+    assert callable(ddpbp.predict)
+
+
+def test_a_stored_model_is_the_trained_one(trained, tmp_path):
+    trained.model.save(tmp_path / "model.safetensors")
+    for path in (tmp_path / "model.safetensors", str(tmp_path / "model.safetensors")):
+        model = ddpbp.load_model(path)
+        np.testing.assert_array_equal(model.theta.flat, trained.model.theta.flat)
+        assert model.classes == trained.model.classes
+
+
+def test_a_script_gets_the_numbers_of_the_commands(trained, tmp_path, capsys):
+    folder, rows = trained.model.config.output, tmp_path / "rows.npy"
+    x = np.random.default_rng(0).integers(0, 17, (1000, 64))
+    np.save(rows, x)
+    capsys.readouterr()
+    assert run(["predict", folder, str(rows), "-o", str(tmp_path / "p.npy")]) == 0
+    expected = np.load(tmp_path / "p.npy")
+    for outputs in (
+        trained.model.predict(x),
+        trained.model.predict(rows),
+        ddpbp.predict(folder, str(rows)),
+    ):
+        np.testing.assert_array_equal(outputs, expected)
+    names = trained.model.predict_class(x)
+    assert names == [str(i) for i in expected.argmax(axis=1)]
+    assert run(["eval", folder, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert ddpbp.evaluate(folder) == trained.model.evaluate() == scores
+    assert scores["accuracy"] == trained.result["test_accuracy"]
+
+
+def test_rows_that_do_not_fit_are_refused(trained):
+    with pytest.raises(ddpbp.DataError, match="63 features in each row, the model takes 64"):
+        trained.model.predict(np.zeros((3, 63)))
+    with pytest.raises(ddpbp.DataError, match="finite"):
+        trained.model.predict(np.full((3, 64), np.nan))
+
+
+def test_the_parts_can_be_built_without_a_settings_file(tmp_path):
+    """A script's own loss and schedule, on its own arrays, in a trainer of its own."""
+    from ddpbp.base import tree
+    from ddpbp.comm.all_reduce.choose import make_reducer
+    from ddpbp.comm.all_reduce.reducer import Payload
+    from ddpbp.data.batches import Batches
+    from ddpbp.data.sources import Part
+    from ddpbp.nn.losses import LOSSES
+    from ddpbp.nn.optimizers import OPTIMIZERS, Hyperparameters
+
+    world, dtype = ddpbp.World(), np.dtype(np.float64)
+    x = np.random.default_rng(1).standard_normal((90, 3))
+    y = np.sin(x).sum(axis=1, keepdims=True)
+    network = ddpbp.Network((3, 16, 1), "tanh", "identity", dtype)
+    batches = Batches(len(x), 32, 8, 0, world.rank, world.world_size)
+    payload = Payload(network.parameter_count, dtype, 1, batches.leaf_counts)
+    parts = ddpbp.Parts(
+        network=network,
+        theta=ddpbp.initialize(network, "xavier_uniform", 0),
+        batches=batches,
+        backprop=ddpbp.Backprop(network, LOSSES["squared_error"].bind(), batches.capacity),
+        reducer=make_reducer(world, payload),
+        optimizer=OPTIMIZERS["sgd"](network, Hyperparameters()),
+        learning_rate=lambda step: 0.2 / (1.0 + 0.01 * step),
+    )
+    trainer = ddpbp.Trainer(parts, Part(x, y), world)
+    losses = [trainer.train_step(batch) for epoch in range(20) for batch in batches.epoch(epoch)]
+    assert trainer.step == 60
+    assert np.mean(losses[-3:]) < 0.2 * np.mean(losses[:3])
+    assert tree.leaf_count(32, 8) == 4
+
+
+KERNEL = """
+import os, sys, warnings
+{before}
+import ddpbp
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model = ddpbp.load_model({path!r})
+print(os.environ.get("OPENBLAS_CORETYPE"), [str(w.message) for w in caught])
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import numpy"])
+def test_a_model_is_used_on_its_kernel_or_a_warning_says_that_it_is_not(tmp_path, before):
+    config = ddpbp.resolve(None, [*SMALL, f"output={tmp_path / 'run'}"])
+    config.kernel = "haswell"
+    with pytest.warns(RuntimeWarning, match='kernel = "haswell" has no effect'):
+        ddpbp.train(config)
+    code = KERNEL.format(before=before, path=str(tmp_path / "run"))
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    expected = 'None [\'kernel = "haswell" has no effect' if before else "Haswell []"
+    assert ended.stdout.startswith(expected)
