@@ -33,8 +33,8 @@ blas.use_kernel("native")
 HERE = launched()  # (rank, ranks) if this pytest was itself started by mpirun
 TIMEOUT_SECONDS = 60
 KINDS = {
-    "slow": {"mpirun", "hosts", "slurm"},
-    "hosts": {"hosts"},
+    "slow": {"mpirun", "hosts", "own_hosts", "slurm"},
+    "hosts": {"hosts", "own_hosts"},
     "slurm": {"slurm"},
 }
 

@@ -10,6 +10,8 @@ import pytest
 
 from ddpbp.cli.main import run
 
+pytestmark = pytest.mark.law
+
 DIGITS = ["data.source=digits", "epochs=1", "batch_size=64", "data.validation=0.1"]
 # 1,813 rows: 1,178 to train on, 635 to validate, in evaluation leaves of 512 and 123.
 SYNTHETIC = ["data.source=synthetic", "data.examples=1813", "data.validation=0.35", "epochs=2"]

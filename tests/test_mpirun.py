@@ -56,6 +56,7 @@ def test_failing_rank_ends_the_run(mpirun, tmp_path, fault):
         assert ("SystemExit" if fault == "exit" else "only here") in ended.stderr
 
 
+@pytest.mark.slow
 def test_missing_mpi_fails_and_names_the_installation(python):
     ended = python("-m", "pytest", __file__, "-k", "pass", MPIEXEC="/nowhere/mpirun", CI="true")
     assert ended.returncode == 1

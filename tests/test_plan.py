@@ -83,6 +83,7 @@ def test_advice_is_honest_where_more_ranks_are_slower():
     assert 'wire = "bf16"' in said
 
 
+@pytest.mark.slow
 def test_predictions_of_a_plan_are_near_what_bench_measures(python, tmp_path):
     wide = ["model.hidden=[256]", "batch_size=256"]
     for command in (["plan", "--bandwidth=1", "--hosts=2,4"], ["bench"]):

@@ -7,6 +7,8 @@ import pytest
 from ddpbp.errors import ConfigError
 from ddpbp.tools.launcher import run_on_ranks
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("batch_size=16", "model.hidden=[8]")
 
 

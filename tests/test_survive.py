@@ -12,6 +12,8 @@ from ddpbp.store.checkpoint import Checkpoint, Progress, State
 from ddpbp.store.run_folder import add_missing_records
 from tests.conftest import mpiexec
 
+pytestmark = pytest.mark.law
+
 # Ranks, as they were at the start, are killed at places: (what is called, its n-th call there).
 DRIVER = """
 import os, signal, sys

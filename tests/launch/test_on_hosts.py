@@ -41,6 +41,8 @@ def test_a_batch_job_uses_its_allocation(slurm, alone, tmp_path):
     assert hash_of(tmp_path / "run") == alone
 
 
+@pytest.mark.slow
+@pytest.mark.hosts
 def test_what_is_left_of_the_hosts_goes_on(python, tmp_path):
     from tests.cluster.hosts import Hosts, missing
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.launch.conftest import ENDLESS, LAUNCH, SETTINGS, hash_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_ranks_here_train_the_same_bits(launcher, alone, tmp_path):
     logs = tmp_path / "logs"
