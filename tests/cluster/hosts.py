@@ -86,7 +86,7 @@ def missing(commands: Mapping[str, str] = COMMANDS) -> str:
     lacking = {package for name, package in commands.items() if not which(name)}
     wants = ["root"] * (os.geteuid() != 0) + sorted(lacking)
     if wants:
-        return f"needs {' and '.join(wants)}"
+        return f"needs {' and '.join(wants)}; as root run tests/cluster/install.sh"
     tried = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-ec", TRIAL],
         capture_output=True,
