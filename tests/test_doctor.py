@@ -132,9 +132,11 @@ def test_fault_of_one_rank_is_found_and_nothing_hangs(mpirun, tmp_path, fault):
         "import os, sys, time\nfrom ddpbp.comm.join import launched\n"
         f"{FAULTS[fault]}\nfrom ddpbp.cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
     )
-    ended = mpirun(2, script, "doctor", "--timeout", "2", f"output={tmp_path}", seconds=30)
+    hangs = fault in ("launcher", "links")
+    limit = "2" if hangs else "20"  # no check may end by its limit on a busy machine
+    ended = mpirun(2, script, "doctor", "--timeout", limit, f"output={tmp_path}", seconds=50)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert failed(ended.stdout) == {fault}
     found = table(ended.stdout)[fault][1]
-    assert ("rank 1" if fault in ("canary", "reduction") else "no end after 2 s") in found
+    assert ("no end after 2 s" if hangs else "rank 1") in found
     assert ended.stderr.count("Traceback") == 0
