@@ -1,7 +1,7 @@
 """Distributed data-parallel backpropagation: the same bits on one process and on many.
 
-Importing ddpbp gives BLAS one thread and loads no NumPy. Import it before NumPy if a configuration
-chooses the BLAS kernel. The names below load on first use.
+Importing ddpbp gives BLAS one thread and loads no NumPy. A script that uses `kernel` calls
+`resolve` or `load_model` before it imports NumPy. The names below load on first use.
 """
 
 from importlib import import_module

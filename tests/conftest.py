@@ -232,6 +232,18 @@ def mpirun() -> Generator[Start, None, None]:
 
 
 @pytest.fixture(scope="session")
+def shell(mpirun: Start) -> Start:
+    """Run lines of bash up to the first that fails, with the commands of this environment."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+    def start(lines: str, *, seconds: float = 60, cwd: Path | None = None, **env: str) -> Ended:
+        bash = ["bash", "-eo", "pipefail", "-c", lines]
+        return _run(bash, seconds, cwd, **({"PATH": path} | env))
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def hosts() -> "Generator[Hosts, None, None]":
     """Three simulated hosts, shared: leave them as they were, or start some of your own."""
     from tests.cluster.hosts import Hosts, missing

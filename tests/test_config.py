@@ -195,6 +195,11 @@ def test_finding_and_checking_choose_no_kernel(python):
     assert ended.stdout == "False False\nFalse\n", ended.stderr
 
 
+def test_a_script_may_define_callbacks_before_it_chooses_the_kernel(python):
+    code = "import sys, ddpbp; ddpbp.join(); ddpbp.Callback; print('numpy' in sys.modules)"
+    assert python("-c", code).stdout == "False\n"
+
+
 def test_resolving_chooses_the_kernel(python):
     code = "import os; from ddpbp import resolve; resolve(None, ['kernel=haswell']); "
     ended = python("-c", code + "print(os.environ['OPENBLAS_CORETYPE'])")

@@ -3,13 +3,19 @@
 A callback runs on every rank with the same numbers, so all ranks do the same. To add one, subclass
 `Callback` and pass it to `train`; what it remembers goes into every checkpoint by `state` and comes
 back by `restore`.
+
+Importing this module loads no NumPy: a script defines its callbacks before its settings choose the
+BLAS kernel.
 """
 
-import math
-from typing import Any, Protocol
+from __future__ import annotations
 
-from ddpbp.engine.trainer import Trainer
-from ddpbp.store.checkpoint import Progress
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ddpbp.engine.trainer import Trainer
+    from ddpbp.store.checkpoint import Progress
 
 Scores = dict[str, float | None]
 
