@@ -21,7 +21,13 @@ import ddpbp
 from ddpbp.base.blas import HASWELL
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "launch/README.md", "ddpbp/run/README.md", "ddpbp/tools/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "launch/README.md",
+    "ddpbp/run/README.md",
+    "ddpbp/tools/README.md",
+    "tests/benchmarks/README.md",
+]
 README = (ROOT / "README.md").read_text()
 # The kernel of the printed numbers, so that a machine with AVX-512 prints them too.
 KERNEL = {"DDPBP_KERNEL": "haswell", **HASWELL}
