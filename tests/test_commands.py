@@ -246,6 +246,26 @@ def test_predict_writes_csv_and_npy(trained, tmp_path, capsys):
     assert capsys.readouterr().out == (tmp_path / "p.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("header", "target", "names"),
+    [
+        ("a,b,c", "c", "c"),
+        ("a,b,c", "b,c", "b,c"),
+        ('a,b,"c, d"', "-1", '"c, d"'),
+        ("1,2,3", "-1", "output_0"),
+    ],
+)
+def test_predictions_are_named_after_the_targets(header, target, names, tmp_path, capsys):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join([header, *(f"{i},{i % 3},{i % 5}" for i in range(20))]))
+    run_folder = str(tmp_path / "run")
+    settings = ["epochs=1", "loss.name=squared_error", f"data.target={target}"]
+    assert run(["train", f"data.source={rows}", *settings, f"output={run_folder}"]) == 0
+    capsys.readouterr()
+    assert run(["predict", run_folder, str(rows)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == names
+
+
 def test_help_and_version(capsys):
     assert run(["train", "--help"]) == 0
     out = capsys.readouterr().out

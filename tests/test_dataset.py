@@ -102,7 +102,7 @@ def test_the_description_counts_the_test_examples_that_are_used(own, share, trai
     whole = random_source(100)
     source = Source(whole.train, random_source(own).train if own else None, None, "the data", "t")
     described = prepared(source, validation=0.1, test=share).description
-    expected = f"the data: {training} training and {test} test examples, 4 features, 1 targets (t)"
+    expected = f"the data: {training} training and {test} test examples, 4 features, 1 target (t)"
     assert described == expected
 
 

@@ -7,7 +7,7 @@ python as NAME                saved under this name, then run
 python excerpt of FILE        its lines stand in that file, in this order
 sh not run in tests: REASON   left out
 text                          after a block that runs: what it prints; "..." stands for any lines
-text WORDS, or nothing        not compared
+text WORDS                    not compared
 """
 
 import re
@@ -64,7 +64,7 @@ def pattern(shown: str) -> str:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_block_says_what_it_is(name):
-    allowed = r"(sh|sh not run in tests: .+|python( as \S+| excerpt of \S+)?|text.*|)"
+    allowed = r"(sh|sh not run in tests: .+|python( as \S+| excerpt of \S+)?|text.*)"
     for block in blocks((ROOT / name).read_text()):
         assert re.fullmatch(allowed, block.words), f"{name}:{block.line}: {block.words}"
 

@@ -67,7 +67,9 @@ class Source:
 
     def describe(self, training: int, test: int) -> str:
         """Return one line for the log, with the numbers of examples to train and to test on."""
-        outputs = f"{len(self.classes)} classes" if self.classes else f"{self.outputs} targets"
+        outputs = f"{self.outputs} {'classes' if self.classes else 'targets'}"
+        if self.outputs == 1:
+            outputs = "1 target"
         return (
             f"{self.name}: {training} training and {test or 'no'} test examples, "
             f"{self.train.x.shape[1]} features, {outputs} ({self.task})"

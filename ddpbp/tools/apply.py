@@ -117,8 +117,8 @@ def _scaled(model: StoredModel, x: Array) -> Array:
 def write_predictions(model: StoredModel, a: Array, output: Path | None) -> None:
     """Write predictions to a .csv or .npy file, or as CSV to standard output.
 
-    A classification gives the name of the class and the outputs of all classes, other tasks the
-    outputs.
+    A classification gives the name of the class and the outputs of all classes. Other tasks give
+    the outputs, under the names of the targets where the training file had a header.
     """
     if output is not None and output.suffix == ".npy":
         buffer = io.BytesIO()
@@ -132,7 +132,9 @@ def write_predictions(model: StoredModel, a: Array, output: Path | None) -> None
         best = [model.classes[i] for i in a.argmax(axis=1)]
         writer.writerows([name, *row] for name, row in zip(best, a.tolist(), strict=True))
     else:
-        writer.writerow([f"output_{j}" for j in range(a.shape[1])])
+        n, target = a.shape[1], model.target or ""
+        names = target.split(",") if n > 1 else [target]
+        writer.writerow(names if target and len(names) == n else [f"output_{j}" for j in range(n)])
         writer.writerows(a.tolist())
     if output is not None:
         write_whole(output, [text.getvalue().encode()])
