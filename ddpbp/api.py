@@ -38,7 +38,7 @@ class Model:
     Parameters
     ----------
     stored : StoredModel
-        What the model file holds.
+        The content of the model file.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ class Trained:
     ----------
     model : Model
     result : dict
-        What result.json holds: hashes, losses and metrics.
+        The content of result.json: hashes, losses and metrics.
     """
 
     model: Model
@@ -168,10 +168,10 @@ def train(
     overwrite : bool
         Replace a run that is already in the folder.
     resume : str or Path, optional
-        Go on from a checkpoint: its path or that of a run folder; "auto": the newest of this run's
-        folder, or a new run if there is none.
+        Continue from a checkpoint: its path or that of a run folder; "auto": the newest of this
+        run's folder, or a new run if there is none.
     force : bool
-        Go on although settings, data or machine give other numbers than those of the checkpoint.
+        Continue although settings, data or machine give other numbers than those of the checkpoint.
     fast_dev_run : bool
         One batch of everything; nothing is written.
     bar : bool, optional
@@ -207,8 +207,8 @@ def train(
 def load_model(path: str | Path) -> Model:
     """Read a model; `path` is its file, or the run folder or checkpoint that it is in.
 
-    The model runs on the BLAS kernel that it was trained on, if NumPy is not loaded yet; else a
-    warning is given.
+    The model runs on the BLAS kernel that it was trained on. If NumPy is loaded already, it is too
+    late to choose it, and a warning is issued.
 
     Raises
     ------

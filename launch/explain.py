@@ -1,4 +1,4 @@
-"""What to print when a job failed: the rank, host and step at which it began, and the cause."""
+"""Explain why a job failed: the rank, host and step at which it began, and the cause."""
 
 import signal
 import sys
@@ -34,7 +34,7 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> in
         code = int(fault.get("exit_code", code))
     rank = fault.get("rank", ended.first_failed)
     if rank is None:
-        _nobody(ended, code)
+        _unreported(ended, code)
     else:
         say(f"{_cause(ended, fault, rank, ended.codes.get(rank, code))}")
         for line in ended.held.get(rank, []):
@@ -52,9 +52,9 @@ def _stopped(ended: Ended, arguments: Sequence[str]) -> int:
     return ended.code
 
 
-def _nobody(ended: Ended, code: int) -> None:
+def _unreported(ended: Ended, code: int) -> None:
     """Explain a failure that no rank reported."""
-    for line in ended.said:
+    for line in ended.launcher_lines:
         say(line)
     silent = sorted(set(ended.hosts) - set(ended.codes))
     ranks = ", ".join(f"{rank} on {ended.hosts[rank]}" for rank in silent)

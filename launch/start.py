@@ -141,7 +141,7 @@ def listed(ranks: Mapping[str, int]) -> str:
 def command(
     options: argparse.Namespace, library: mpi.Mpi, machines: Machines, ranks: Mapping[str, int]
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the whole command line, and what it needs in the environment."""
+    """Return the whole command line, and the environment that it needs."""
     extra = shlex.split(options.mpi_args or "")
     line, environment = mpi.command(library, ranks, machines.ssh, extra, machines.system)
     line += [options.python, "-IS", str(RANK), "--hosts", listed(ranks)]

@@ -56,12 +56,12 @@ def doctor(settings: SettingsOptions, timeout_seconds: float) -> int:
     from ddpbp.tools.doctor.limits import limit_joining
 
     def main(world: World) -> int:
-        joined()
+        cancel_limit()
         config = settings.config(world)
         show = say if world.rank == 0 else lambda _: None
         return examine(config, world, show, timeout_seconds)
 
-    joined = limit_joining(timeout_seconds, first=is_first())
+    cancel_limit = limit_joining(timeout_seconds, first=is_first())
     try:
         return on_all_ranks(main)
     except ConfigError as error:  # launcher and library do not fit: there is no world
@@ -70,4 +70,4 @@ def doctor(settings: SettingsOptions, timeout_seconds: float) -> int:
         leave_together()
         return 1
     finally:
-        joined()
+        cancel_limit()

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self
 
 from ddpbp.errors import DdpbpError
@@ -17,7 +16,7 @@ def figure(name: str, value: float) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Write to standard output; a reader that has gone away is not a fault.
+    """Write to standard output; a reader that closed its end is no fault.
 
     Raises
     ------
@@ -46,7 +45,7 @@ class Report:
     Attributes
     ----------
     last : dict
-        The last record of each kind that lasts, which rank 0 may not have written before it died.
+        The last record of each kind that metrics.jsonl keeps; rank 0 may die before it is written.
     """
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
@@ -64,12 +63,7 @@ class Report:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for sink in self._sinks:
             sink.close()
         self._sinks.clear()
@@ -90,7 +84,7 @@ class Report:
         )
 
     def step(self, epoch: int, step: int, examples: int, loss: float, *, logged: bool) -> None:
-        """Report one step; `loss` is the mean over its examples. `logged` makes it last."""
+        """Report one step; `loss` is the mean over its examples. `logged` keeps it."""
         if self._live:
             self._log(
                 {
@@ -123,4 +117,4 @@ class Report:
             except Exception as error:  # whatever it is: reporting changes no number
                 self._sinks.remove(sink)
                 reason = error.strerror if isinstance(error, OSError) else repr(error)
-                self.say(f"warning: {sink} cannot be written: {reason}; going on without it")
+                self.say(f"warning: {sink} cannot be written: {reason}; continuing without it")

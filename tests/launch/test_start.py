@@ -98,7 +98,7 @@ def test_a_restart_ends_with_the_bits_of_the_run_that_never_failed(
     assert ended.returncode == 0, ended.stderr
     assert "restart 1 of 2" in ended.stderr
     assert "restart 2" not in ended.stderr
-    assert "step 30" in ended.stdout.partition("going on from ")[2].partition("\n")[0]
+    assert "step 30" in ended.stdout.partition("continuing from ")[2].partition("\n")[0]
     assert hash_of(tmp_path / "run") == alone
 
 

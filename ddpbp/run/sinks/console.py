@@ -13,7 +13,7 @@ class Console:
         self._epochs = 0
 
     def log(self, record: Record) -> None:
-        """Print what a person wants to read of a record."""
+        """Print texts and epochs."""
         kind = record["kind"]
         if kind == "text":
             self.print(record["text"])
@@ -27,7 +27,7 @@ class Console:
         say(line)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no file to close."""
 
     def _line(self, record: Record) -> str:
         shown = [f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}"]
