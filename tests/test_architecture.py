@@ -95,6 +95,11 @@ def test_a_room_imports_lower_floors_only():
     assert wrong == []
 
 
+def test_no_room_imports_the_package_itself():
+    """Its public names come from rooms above; the version, too, has its file in `base`."""
+    assert [module for module, names in IMPORTS.items() if "ddpbp" in names] == []
+
+
 def test_no_circle_inside_a_room():
     try:
         TopologicalSorter(OURS).prepare()

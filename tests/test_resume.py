@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_taken(
     assert str(newest) in capsys.readouterr().err
     assert run([*SMALL, f"output={interrupted}", "--resume", "auto"]) == 0
     out = capsys.readouterr().out
-    assert f"warning: {newest}" in out
+    assert f"note: {newest}" in out
     assert "continuing from" in out
     assert "step 3," in out
     assert run_folder(interrupted) == undisturbed
@@ -252,7 +252,7 @@ def test_settings_that_change_the_numbers_are_refused_by_name(interrupted, capsy
 def test_forced_settings_are_taken(interrupted, capsys):
     command = [*SMALL, f"output={interrupted}", "--resume", "auto", "--force"]
     assert run([*command, "optimizer.learning_rate=0.05"]) == 0
-    assert "warning: " in capsys.readouterr().out
+    assert "; resuming because of --force" in capsys.readouterr().out
     assert run([*command, "model.hidden=[8]"]) == 2
     err = capsys.readouterr().err
     assert "theta float32 (74)" in err

@@ -87,7 +87,7 @@ class Start:
         text += difference
         if not self.force:
             raise ConfigError(f"{text}; undo the change, or resume all the same with --force")
-        self.notes.append(f"warning: {text}; resuming because of --force")
+        self.notes.append(f"{text}; resuming because of --force")
 
     def require_fit(self, vectors: Mapping[str, npt.NDArray[Any]]) -> None:
         """Refuse a checkpoint of another network or optimizer, forced or not.

@@ -246,7 +246,7 @@ def find_checkpoint(
     checkpoint : Checkpoint or None
         None if "auto" finds none.
     notes : list of str
-        A warning for each damaged checkpoint that was passed over.
+        One for each damaged checkpoint that was passed over.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def find_checkpoint(
         except DataError as error:
             faults.append(str(error))
         else:
-            return checkpoint, [f"warning: {fault}; taking the one before" for fault in faults]
+            return checkpoint, [f"{fault}; taking the one before" for fault in faults]
     if paths:
         raise DataError(
             f"{place / CHECKPOINTS}: none of {len(paths)} checkpoints is whole ({faults[0]}); "
