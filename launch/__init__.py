@@ -14,6 +14,9 @@ batch.py       a job script for Slurm, PBS or LSF, filled into a template of `te
 mpijob.py      the same job for Kubernetes
 errors.py      LaunchError: one message, exit code 2
 
+Beside the code: `templates/` and `examples/` of job scripts, `ssh/` for the image, ddpbp.def for
+Apptainer.
+
 The launcher knows nothing of training: it imports no ddpbp and ddpbp does not import it. Each runs
 the other as a process. A checkout has it as `launch`, an installation as `ddpbp.launch`; so imports
 here are relative.

@@ -16,17 +16,18 @@ from .errors import LaunchError
 
 
 class Family(NamedTuple):
-    """One MPI as the launcher knows it: its name, the mark of its version, Debian's suffix."""
+    """One MPI as the launcher knows it."""
 
     name: str
     pattern: str  # in the version that the library and its mpiexec print
+    kubernetes: str  # its name in an MPIJob
     suffix: str = ""  # of Debian's mpiexec, where several families are installed
 
 
 FAMILIES = {
-    "mpich": Family("MPICH", r"MPICH|HYDRA", ".mpich"),
-    "openmpi": Family("Open MPI", r"Open MPI|OpenRTE|Open-MPI", ".openmpi"),
-    "intel": Family("Intel MPI", r"Intel\(R\) MPI"),
+    "mpich": Family("MPICH", r"MPICH|HYDRA", "MPICH", ".mpich"),
+    "openmpi": Family("Open MPI", r"Open MPI|OpenRTE|Open-MPI", "OpenMPI", ".openmpi"),
+    "intel": Family("Intel MPI", r"Intel\(R\) MPI", "Intel"),
 }
 
 # Without MPI_Init, which would already look for a launcher.

@@ -102,6 +102,7 @@ def test_a_restart_ends_with_the_bits_of_the_run_that_never_failed(
     assert hash_of(tmp_path / "run") == alone
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_with_75(tmp_path):
     output = f"output={tmp_path / 'run'}"
     line = [sys.executable, str(LAUNCH), "-n", "2", "train", *ENDLESS, output]
