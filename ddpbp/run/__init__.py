@@ -11,5 +11,5 @@ report     the stream of records, handed to every sink
 sinks/     console, bar, jsonl: one file each
 
 May import every room below: base, nn, data, comm, metrics, config, store, engine. A sink is a file
-in sinks/, a callback a subclass of `Callback`; both are passed to `train`, built-in ones by itself.
+in sinks/, a callback a subclass of `Callback`; both are passed to `train`, which adds its own.
 """
