@@ -9,7 +9,7 @@ from ddpbp.cli.options import SettingsOptions, json_option, settings_options
 from ddpbp.cli.process import on_all_ranks
 from ddpbp.comm.join import launched
 from ddpbp.comm.world import World
-from ddpbp.run.report import say
+from ddpbp.run.output import print_text
 
 
 @click.command()
@@ -100,6 +100,6 @@ def _report(world: World, text: str, figures: dict[str, Any], json_file: Path | 
 
     with world.together():
         if world.rank == 0:
-            say(text)
+            print_text(text)
             if json_file:
                 json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")

@@ -106,14 +106,14 @@ def _describe(
     """Print the settings or the size of a run; train nothing."""
     config = settings.config(world)
     from ddpbp.config.write import to_toml
-    from ddpbp.run.report import say
+    from ddpbp.run.output import print_text
 
     with world.together():
         if world.rank == 0:
             if print_config:
-                say(to_toml(config), end="")
+                print_text(to_toml(config), end="")
             if dry_run:
                 from ddpbp.tools.dry_run import describe
 
-                say(describe(config, ranks or world.world_size))
+                print_text(describe(config, ranks or world.world_size))
     return 0

@@ -8,6 +8,7 @@ callbacks  hooks at the start, each step, each epoch and the end
 requests   requests to save or stop: signals, the end of `max_seconds`
 faults     the end by a fault: a checkpoint write is finished, fault.json written
 report     the stream of records, handed to every sink
+output     writing to standard output
 sinks/     console, bar, jsonl: one file each
 
 May import every room below: base, nn, data, comm, metrics, config, store, engine. A sink is a file

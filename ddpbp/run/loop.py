@@ -20,7 +20,8 @@ from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import DdpbpError, Stopped
 from ddpbp.run.callbacks import Callback, judged_by
 from ddpbp.run.faults import finished, recorded
-from ddpbp.run.report import Report, figure
+from ddpbp.run.output import figure
+from ddpbp.run.report import Report
 from ddpbp.run.requests import SAVE, SaveRequests, is_stop, reason
 from ddpbp.run.sinks.jsonl import JsonLines
 from ddpbp.run.start import Start
@@ -99,16 +100,16 @@ class Run:
             if self.writer and self.folder:
                 self.report.add(JsonLines(self.folder / METRICS))
             for note in (*self.trainer.notes, *start.notes):
-                self.report.say(f"note: {note}")
-            self.report.say(self._headline(processes))
+                self.report.text(f"note: {note}")
+            self.report.text(self._headline(processes))
             result = self.world.broadcast(start.result)
             if result:
-                self.report.say(f"{self.folder} is complete; to continue it, raise epochs")
+                self.report.text(f"{self.folder} is complete; to continue it, raise epochs")
             else:
                 result = self._learn(1 if fast_dev_run else self.config.epochs, fast=fast_dev_run)
                 result |= {"world_size": processes, "threads": self.world.world_size // processes}
                 self._finish(result)
-            self.report.say(_summary(result, self.folder))
+            self.report.text(_summary(result, self.folder))
         return Outcome(self.model, result)
 
     def _begin(self, start: Start) -> None:
@@ -267,7 +268,7 @@ class Run:
     def _warn_of_failed_write(self) -> None:
         """Report a checkpoint that could not be written; the training continues."""
         if self.writer and (failure := self.writer.take_failure()):
-            self.report.say(f"warning: {failure}; the training continues without it")
+            self.report.text(f"warning: {failure}; the training continues without it")
 
     def _stop(self, request: int) -> NoReturn:
         """Save and leave.

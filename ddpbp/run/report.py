@@ -1,38 +1,9 @@
 """What a run reports: one stream of records, handed to every sink; on rank 0, nowhere else."""
 
-import os
-import sys
 from collections.abc import Iterable
 from typing import Any, Self
 
-from ddpbp.errors import DdpbpError
 from ddpbp.run.sinks import Record, Sink
-
-
-def figure(name: str, value: float) -> str:
-    """Format one figure of a record: "validation loss 0.0123"."""
-    digits = ".4f" if name.endswith(("accuracy", "match", "r2")) else "#.4g"
-    return f"{name.replace('_', ' ')} {value:{digits}}"
-
-
-def say(text: str, end: str = "\n") -> None:
-    """Write to standard output; a reader that closed its end is no fault.
-
-    Raises
-    ------
-    DdpbpError
-        If it cannot be written, as on a full disk; from then on there is no standard output.
-    """
-    if sys.stdout is None:
-        raise DdpbpError("standard output is closed")
-    try:
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest of the output goes nowhere
-    except OSError as error:
-        sys.stdout = None  # as Python has it where there is none
-        raise DdpbpError(f"standard output cannot be written: {error.strerror}") from None
 
 
 class Report:
@@ -68,7 +39,7 @@ class Report:
             sink.close()
         self._sinks.clear()
 
-    def say(self, text: str) -> None:
+    def text(self, text: str) -> None:
         """Show one line."""
         self._log({"kind": "text", "text": text})
 
@@ -117,4 +88,4 @@ class Report:
             except Exception as error:  # whatever it is: reporting changes no number
                 self._sinks.remove(sink)
                 reason = error.strerror if isinstance(error, OSError) else repr(error)
-                self.say(f"warning: {sink} cannot be written: {reason}; continuing without it")
+                self.text(f"warning: {sink} cannot be written: {reason}; continuing without it")

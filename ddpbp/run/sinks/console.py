@@ -1,6 +1,6 @@
 """The console: plain lines on standard output."""
 
-from ddpbp.run.report import figure, say
+from ddpbp.run.output import figure, print_text
 from ddpbp.run.sinks import Record
 
 
@@ -24,7 +24,7 @@ class Console:
 
     def print(self, line: str) -> None:
         """Print one line."""
-        say(line)
+        print_text(line)
 
     def close(self) -> None:
         """Do nothing: there is no file to close."""
