@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ddpbp.base import blas
+from ddpbp.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ddpbp.api import Model as Model
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from ddpbp.nn.network import Parameters as Parameters
     from ddpbp.nn.network import initialize as initialize
     from ddpbp.run.callbacks import Callback as Callback
-
-__version__ = "0.2.0"
 
 _HOMES = {
     "Backprop": "ddpbp.nn.backprop",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpbp.base import blas
+from ddpbp.comm.join import join
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.store.model_file import StoredModel, read_header, read_model, write_model
@@ -38,7 +39,7 @@ class Model:
     Parameters
     ----------
     stored : StoredModel
-        What the model file holds.
+        The content of the model file.
 
     Attributes
     ----------
@@ -138,7 +139,7 @@ class Trained:
     ----------
     model : Model
     result : dict
-        What result.json holds: hashes, losses and metrics.
+        The content of result.json: hashes, losses and metrics.
     """
 
     model: Model
@@ -164,14 +165,14 @@ def train(
     config : Config
         From `resolve`.
     world : World, optional
-        The ranks, from `join`; one process by default.
+        The ranks; by default those that the launcher started this script on, see `join`.
     overwrite : bool
         Replace a run that is already in the folder.
     resume : str or Path, optional
-        Go on from a checkpoint: its path or that of a run folder; "auto": the newest of this run's
-        folder, or a new run if there is none.
+        Continue from a checkpoint: its path or that of a run folder; "auto": the newest of this
+        run's folder, or a new run if there is none.
     force : bool
-        Go on although settings, data or machine give other numbers than those of the checkpoint.
+        Continue although settings, data or machine give other numbers than those of the checkpoint.
     fast_dev_run : bool
         One batch of everything; nothing is written.
     bar : bool, optional
@@ -192,7 +193,7 @@ def train(
 
     outcome = run(
         config,
-        world,
+        world or join(),
         overwrite=overwrite,
         resume=None if resume is None else str(resume),
         force=force,
@@ -207,8 +208,8 @@ def train(
 def load_model(path: str | Path) -> Model:
     """Read a model; `path` is its file, or the run folder or checkpoint that it is in.
 
-    The model runs on the BLAS kernel that it was trained on, if NumPy is not loaded yet; else a
-    warning is given.
+    The model runs on the BLAS kernel that it was trained on. If NumPy is loaded already, it is too
+    late to choose it, and a warning is issued.
 
     Raises
     ------

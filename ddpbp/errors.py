@@ -19,7 +19,7 @@ class ConfigError(DdpbpError):
 
 
 class DataError(DdpbpError):
-    """A file is missing or does not hold what it should."""
+    """A file is missing, or its content is not as it should be."""
 
     code = 2
 
@@ -37,6 +37,6 @@ class OutOfStep(DdpbpError):  # noqa: N818
 
 
 class Stopped(DdpbpError):  # noqa: N818
-    """The run was asked to stop, and saved what it needs to go on."""
+    """The run was asked to stop, and saved its state to continue from."""
 
     code = 75

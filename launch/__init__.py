@@ -3,16 +3,19 @@
 launch.py      runs this package as a file, also in a checkout that is not installed
 start.py       from the command line to an exit code: start the ranks, restart them
 options.py     the command line, and launch.toml
-training.py    what the launcher knows of ddpbp: its commands, how to resume, where a fault is noted
+training.py    what the launcher knows of ddpbp: its commands, how to resume, where a fault is kept
 hosts.py       hosts from options, a file or the batch system; ranks dealt to them; probing them
 probe.py       runs on each host (standalone): its cores, missing paths, sweeping /dev/shm
 mpi.py         the MPI library of a Python, the mpiexec that fits it, the command that starts ranks
 rank.py        runs around each rank (standalone): binds it to cores, labels its lines
-supervise.py   one start of the ranks: shows their lines, forwards signals, finds the exit code
-explain.py     what to print when a job failed
+supervise.py   one start of the ranks: shows their lines, forwards signals, returns how they ended
+explain.py     why a job failed, in one message
 batch.py       a job script for Slurm, PBS or LSF, filled into a template of `templates/`
 mpijob.py      the same job for Kubernetes
 errors.py      LaunchError: one message, exit code 2
+
+Beside the code: `templates/` and `examples/` of job scripts, `ssh/` for the image, ddpbp.def for
+Apptainer.
 
 The launcher knows nothing of training: it imports no ddpbp and ddpbp does not import it. Each runs
 the other as a process. A checkout has it as `launch`, an installation as `ddpbp.launch`; so imports

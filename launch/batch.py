@@ -121,7 +121,7 @@ def script(options: argparse.Namespace, launch: Sequence[str]) -> str:
     Raises
     ------
     LaunchError
-        Names the option that does not fit, or what is wrong in the template.
+        Names the option that does not fit, or the fault in the template.
     """
     file = options.template or TEMPLATES / f"{options.batch}.sh"
     try:

@@ -1,4 +1,4 @@
-"""What to print when a job failed: the rank, host and step at which it began, and the cause."""
+"""Explain why a job failed: the rank, host and step at which it began, and the cause."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from . import training
 from .supervise import REQUEUE, Ended
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a message of the launcher, marked as such, after what the ranks have printed."""
     sys.stdout.flush()
     sys.stderr.write(f"launch: {text}\n")
@@ -34,9 +34,9 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> in
         code = int(fault.get("exit_code", code))
     rank = fault.get("rank", ended.first_failed)
     if rank is None:
-        _nobody(ended, code)
+        _unreported(ended, code)
     else:
-        say(f"{_cause(ended, fault, rank, ended.codes.get(rank, code))}")
+        print_message(f"{_cause(ended, fault, rank, ended.codes.get(rank, code))}")
         for line in ended.held.get(rank, []):
             sys.stderr.write(line + "\n")
     return code
@@ -45,21 +45,21 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> in
 def _stopped(ended: Ended, arguments: Sequence[str]) -> int:
     """Explain a job that ended by the signal which the launcher received."""
     again = " for the second time" * ended.forced
-    say(f"ended by {signal.Signals(ended.asked).name}{again}")
+    print_message(f"ended by {signal.Signals(ended.asked).name}{again}")
     if training.is_training(arguments) and not ended.forced:
-        say("the training had not begun; nothing is lost")
+        print_message("the training had not begun; nothing is lost")
         return REQUEUE
     return ended.code
 
 
-def _nobody(ended: Ended, code: int) -> None:
+def _unreported(ended: Ended, code: int) -> None:
     """Explain a failure that no rank reported."""
-    for line in ended.said:
-        say(line)
+    for line in ended.launcher_lines:
+        print_message(line)
     silent = sorted(set(ended.hosts) - set(ended.codes))
     ranks = ", ".join(f"{rank} on {ended.hosts[rank]}" for rank in silent)
     what = f"no exit code arrived from rank {ranks}" if ranks else "no rank started"
-    say(f"{what}; exit code {code}")
+    print_message(f"{what}; exit code {code}")
 
 
 def _cause(ended: Ended, fault: dict[str, Any], rank: int, code: int) -> str:

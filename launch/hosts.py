@@ -82,8 +82,8 @@ def from_file(file: Path, where: str = "") -> list[Host]:
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     """Return the hosts of the Slurm, PBS or LSF job that this process runs in."""
     if "SLURM_JOB_ID" in environment and "SLURM_JOB_NODELIST" in environment:
-        nodes = environment["SLURM_JOB_NODELIST"]
-        names = output_of(["scontrol", "show", "hostnames", nodes]).split()
+        compact = environment["SLURM_JOB_NODELIST"]  # as in h[1-3]
+        names = output_of(["scontrol", "show", "hostnames", compact]).split()
         counts = environment.get("SLURM_TASKS_PER_NODE") or environment["SLURM_JOB_CPUS_PER_NODE"]
         return Allocation("slurm", [Host(*h) for h in zip(names, _repeated(counts), strict=True)])
     for system, variable in (("pbs", "PBS_NODEFILE"), ("lsf", "LSB_DJOB_HOSTFILE")):

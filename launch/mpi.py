@@ -16,17 +16,18 @@ from .errors import LaunchError
 
 
 class Family(NamedTuple):
-    """What the launcher knows of one MPI: its name, what marks its version, Debian's suffix."""
+    """One MPI as the launcher knows it."""
 
     name: str
-    pattern: str  # in what the library and its mpiexec print as their version
+    pattern: str  # in the version that the library and its mpiexec print
+    kubernetes: str  # its name in an MPIJob
     suffix: str = ""  # of Debian's mpiexec, where several families are installed
 
 
 FAMILIES = {
-    "mpich": Family("MPICH", r"MPICH|HYDRA", ".mpich"),
-    "openmpi": Family("Open MPI", r"Open MPI|OpenRTE|Open-MPI", ".openmpi"),
-    "intel": Family("Intel MPI", r"Intel\(R\) MPI"),
+    "mpich": Family("MPICH", r"MPICH|HYDRA", "MPICH", ".mpich"),
+    "openmpi": Family("Open MPI", r"Open MPI|OpenRTE|Open-MPI", "OpenMPI", ".openmpi"),
+    "intel": Family("Intel MPI", r"Intel\(R\) MPI", "Intel"),
 }
 
 # Without MPI_Init, which would already look for a launcher.
@@ -55,7 +56,7 @@ class Mpi:
 
 
 def family(version: str) -> str | None:
-    """Return the key in FAMILIES of a library or an mpiexec, by what it prints as its version."""
+    """Return the key in FAMILIES of a library or an mpiexec, by the version that it prints."""
     families = [name for name, mpi in FAMILIES.items() if re.search(mpi.pattern, version)]
     return families[-1] if families else None  # the mpiexec of Intel MPI names Hydra as well
 
@@ -120,7 +121,7 @@ def _library(python: Sequence[str]) -> tuple[str, str]:
 
 
 def _candidates(python: Sequence[str], kind: str, library: str) -> Iterator[Path]:
-    """Yield what may be the mpiexec: beside Python, above the library, then on PATH."""
+    """Yield the paths that may be the mpiexec: beside Python, above the library, then on PATH."""
     names = ("mpiexec" + FAMILIES[kind].suffix, "mpiexec")
     folders = [Path(p).parent for p in (python[-1], sys.executable) if Path(p).is_absolute()]
     above = Path(library).resolve().parents[:-1] if library else ()

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import LaunchError
+from .mpi import FAMILIES
 
 HOSTFILE = "/etc/mpi/hostfile"  # the operator writes it
-IMPLEMENTATIONS = {"mpich": "MPICH", "openmpi": "OpenMPI", "intel": "Intel"}
 # The image's own user and its sshd, as the Dockerfile makes them.
 HOME, USER_ID, SSH_PORT = "/home/ddpbp", 1000, 2222
 
@@ -43,7 +43,7 @@ def manifest(options: argparse.Namespace, launch: Sequence[str]) -> dict[str, An
         "metadata": {"name": options.job_name},
         "spec": {
             "slotsPerWorker": options.ppn,
-            "mpiImplementation": IMPLEMENTATIONS[options.mpi],
+            "mpiImplementation": FAMILIES[options.mpi].kubernetes,
             "sshAuthMountPath": f"{HOME}/.ssh",
             "launcherCreationPolicy": "WaitForWorkersReady",
             "runPolicy": {

@@ -90,7 +90,7 @@ def _add_places(p: Parser) -> None:
 
 
 def _add_display(p: Parser) -> None:
-    add = p.add_argument_group("what is shown").add_argument
+    add = p.add_argument_group("output").add_argument
     add(
         "--show",
         choices=("all", "labelled", "first"),

@@ -46,7 +46,7 @@ def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
 
 
 def probe(paths: list[str]) -> dict[str, Any]:
-    """Sweep this host; return its cores, the missing paths and what was swept."""
+    """Sweep this host; return its cores, the missing paths and the removed segments."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "missing": [path for path in paths if not Path(path).exists()],

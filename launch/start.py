@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import batch, hosts, mpi, training
 from .errors import LaunchError
-from .explain import explain, say
+from .explain import explain, print_message
 from .hosts import Machines
 from .options import parse
 from .probe import YOUNG_SECONDS
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
             return 0
         return simulate(options) if options.simulate else start(options)
     except LaunchError as error:
-        say(str(error))
+        print_message(str(error))
         return 2
 
 
@@ -91,12 +91,12 @@ def start(options: argparse.Namespace) -> int:
         if last or not left:
             return ended.code
         if lost and not options.elastic:
-            say("not restarted; --elastic restarts without the hosts that are gone")
+            print_message("not restarted; --elastic restarts without the hosts that are gone")
             return ended.code
         restarts += 1
         options.n = left
         options.arguments = training.restarted(program(options), options.arguments)
-        say(f"restart {restarts} of {options.max_restarts}")
+        print_message(f"restart {restarts} of {options.max_restarts}")
 
 
 def run_once(
@@ -106,10 +106,12 @@ def run_once(
     line, environment = command(options, library, machines, ranks)
     n = sum(ranks.values())
     if not options.quiet:
-        say(f"{n} rank{'s' * (n > 1)} on {listed(ranks)} with {library}")
+        print_message(f"{n} rank{'s' * (n > 1)} on {listed(ranks)} with {library}")
         for host, count in ranks.items():
             if count > (cores := machines.cores[host]):
-                say(f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks")
+                print_message(
+                    f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks"
+                )
     ended = Job(line, environment, n, output(options)).run()
     ended.code = explain(ended, program(options), options.arguments)
     return ended
@@ -128,7 +130,7 @@ def remaining(machines: Machines, ranks: Mapping[str, int]) -> tuple[int, bool]:
     time.sleep(YOUNG_SECONDS)
     gone = machines.probe([Path.cwd(), RANK])
     for name, why in gone.items():
-        say(f"host {name} is gone: {why}")
+        print_message(f"host {name} is gone: {why}")
     machines.hosts = [host for host in machines.hosts if host.name not in gone]
     return sum(count for name, count in ranks.items() if name not in gone), bool(gone)
 
@@ -141,7 +143,7 @@ def listed(ranks: Mapping[str, int]) -> str:
 def command(
     options: argparse.Namespace, library: mpi.Mpi, machines: Machines, ranks: Mapping[str, int]
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the whole command line, and what it needs in the environment."""
+    """Return the whole command line, and the environment that it needs."""
     extra = shlex.split(options.mpi_args or "")
     line, environment = mpi.command(library, ranks, machines.ssh, extra, machines.system)
     line += [options.python, "-IS", str(RANK), "--hosts", listed(ranks)]

@@ -1,4 +1,4 @@
-"""Run the ranks once: show their lines, forward signals to them, find out how they ended."""
+"""Run the ranks once: show their lines, forward signals to them, return how they ended."""
 
 import contextlib
 import math
@@ -44,7 +44,7 @@ class Ended:
         The host of each rank that started.
     held : dict
         The tracebacks by rank, in the order in which they began.
-    said : list
+    launcher_lines : list
         The lines of mpiexec or srun itself.
     asked : int
         The signal that asked the launcher to stop, or 0.
@@ -56,7 +56,7 @@ class Ended:
     codes: dict[int, int] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
     held: dict[int, list[str]] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
+    launcher_lines: list[str] = field(default_factory=list)
     asked: int = 0
     forced: bool = False
 
@@ -202,7 +202,7 @@ class Job:
             if now - self._over_seconds > GRACE_SECONDS:  # mpiexec is blocked on a lost host
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-            if now - self._held_seconds > HELD_SECONDS and self._holding:  # the job goes on
+            if now - self._held_seconds > HELD_SECONDS and self._holding:  # the job continues
                 self._release()
         for thread in readers:
             thread.join(2)  # a rank that outlives mpiexec holds the pipe open
@@ -217,7 +217,7 @@ class Job:
                     if labelled:
                         self._take(int(labelled[1]), labelled[2], labelled[3])
                     elif line:
-                        self._ended.said.append(line)
+                        self._ended.launcher_lines.append(line)
 
     def _take(self, rank: int, kind: str, text: str) -> None:
         """Record or show one line that rank.py has labelled."""

@@ -1,4 +1,4 @@
-"""All that the launcher knows of ddpbp: its commands, how to resume, where a fault is noted."""
+"""All that the launcher knows of ddpbp: its commands, how to resume, where a fault is kept."""
 
 import json
 import subprocess
@@ -19,12 +19,12 @@ def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]
 
 
 def check_command(arguments: Sequence[str], ranks: int | None) -> None:
-    """Refuse what is no command of ddpbp; `ranks` goes into the advice.
+    """Refuse a word that is not a command of ddpbp; `ranks` is for the advice.
 
     Raises
     ------
     LaunchError
-        Lists the commands, and says how to start a script of one's own.
+        Lists the commands, and shows how to start another script.
     """
     if arguments[0] not in COMMANDS:
         script = " ".join(arguments)
@@ -73,7 +73,7 @@ def restarted(python: Sequence[str], arguments: Sequence[str]) -> list[str]:
 
 
 def fault(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the fault that is noted in the run folder of a failed training, or its last step."""
+    """Return the fault that is kept in the run folder of a failed training, or its last step."""
     folder = _run_folder(python, arguments)
     if folder is None:
         return {}

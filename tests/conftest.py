@@ -33,7 +33,7 @@ blas.use_kernel("native")
 HERE = launched()  # (rank, ranks) if this pytest was itself started by mpirun
 TIMEOUT_SECONDS = 60
 KINDS = {
-    "slow": {"mpirun", "hosts", "own_hosts", "slurm"},
+    "slow": {"mpirun", "hosts", "own_hosts", "slurm", "spoiled"},
     "hosts": {"hosts", "own_hosts"},
     "slurm": {"slurm"},
 }

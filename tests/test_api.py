@@ -71,6 +71,21 @@ def test_a_script_gets_the_numbers_of_the_commands(trained, tmp_path, capsys):
     assert scores["accuracy"] == trained.result["test_accuracy"]
 
 
+def test_a_model_without_classes_has_none_to_predict(tmp_path):
+    config = ddpbp.resolve("regression", ["epochs=0", f"output={tmp_path}"])
+    model = ddpbp.train(config, overwrite=True).model
+    with pytest.raises(ddpbp.DataError, match="no classes: use predict"):
+        model.predict_class(np.zeros((1, model.network.sizes[0])))
+
+
+def test_settings_of_a_script_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text("epochs = 0")
+    ddpbp.train(ddpbp.Config(epochs=0))
+    ddpbp.train(ddpbp.resolve("mine.toml"))
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits", "mine"}
+
+
 def test_rows_that_do_not_fit_are_refused(trained):
     with pytest.raises(ddpbp.DataError, match="63 features in each row, the model takes 64"):
         trained.model.predict(np.zeros((3, 63)))

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def test_a_room_imports_lower_floors_only():
     assert wrong == []
 
 
+def test_no_room_imports_the_package_itself():
+    """Its public names come from rooms above; the version, too, has its file in `base`."""
+    assert [module for module, names in IMPORTS.items() if "ddpbp" in names] == []
+
+
 def test_no_circle_inside_a_room():
     try:
         TopologicalSorter(OURS).prepare()
@@ -141,6 +147,8 @@ def test_every_room_says_what_lives_there(room):
         pytest.skip("not a room")
     lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
     assert len(lines) >= 4, "what lives here, what it may import, where to add the usual thing"
+    names = {p.stem for p in path.parent.iterdir() if p.suffix == ".py" and p != path}
+    assert names - set(re.findall(r"\w+", "\n".join(lines))) == set(), "one phrase for each file"
 
 
 def test_importing_the_package_imports_no_numpy():

@@ -21,7 +21,7 @@ from ddpbp.nn.activations import ACTIVATIONS, Activation, Array, hidden_activati
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.losses import LOSSES
 from ddpbp.nn.network import initialize
-from ddpbp.tools.gradient_check import TOLERANCE, Row, check, check_config
+from ddpbp.tools.gradient_check import TOLERANCE, TensorCheck, check, check_config
 
 
 class Problem:
@@ -64,7 +64,7 @@ class Problem:
         for b in self.theta.b[1:]:
             b[...] = 0.3 * rng.standard_normal(b.shape)
 
-    def check(self) -> list[Row]:
+    def check(self) -> list[TensorCheck]:
         return check(self.config, self.network, self.theta, self.part)
 
     def forward(

@@ -3,13 +3,14 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
+from ddpbp.base.tasks import TASKS
 from ddpbp.config.read import parse, resolve
-from ddpbp.config.settings import SECTIONS, Config, flat, harmless
+from ddpbp.config.settings import SECTIONS, Config, TaskName, flat, harmless
 from ddpbp.config.write import differences, dump, fingerprint, schema, to_toml
 from ddpbp.errors import ConfigError
 from ddpbp.nn.activations import hidden_activations
@@ -88,6 +89,10 @@ def test_defaults_are_the_contract():
             assert {name: found[key][name] for name in value} == value
         else:
             assert found[key] == value
+
+
+def test_the_tasks_are_those_of_their_table():
+    assert get_args(TaskName) == tuple(TASKS)
 
 
 def test_auto_is_an_eighth_of_the_batch_rounded_up():

@@ -79,7 +79,7 @@ def test_advice_is_honest_where_more_ranks_are_slower():
     ]
     said = " ".join(advice(resolve(None), rows, 8, ranks=2, connected=True))
     assert "fastest: 2 rank(s) on 2 host(s), 1.25 times" in said
-    assert "beyond 2 rank(s) slower: raise batch_size" in said
+    assert "more than 2 rank(s) are slower: raise batch_size" in said
     assert 'wire = "bf16"' in said
 
 

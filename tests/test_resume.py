@@ -62,7 +62,7 @@ def test_stopped_and_resumed_gives_the_numbers_of_the_undisturbed_run(
     assert run([*command, *WAYS[[*WAYS][step % 4]]]) == 75
     err = capsys.readouterr().err
     assert err == (
-        f"ddpbp: stopped by SIGTERM at step {step}; to go on from there, start the same command "
+        f"ddpbp: stopped by SIGTERM at step {step}; to continue from there, start the same command "
         "with --resume auto\n"
     )
     assert (tmp_path / f"checkpoints/step-{step:08d}/state.json").exists()
@@ -156,8 +156,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_taken(
     assert str(newest) in capsys.readouterr().err
     assert run([*SMALL, f"output={interrupted}", "--resume", "auto"]) == 0
     out = capsys.readouterr().out
-    assert f"warning: {newest}" in out
-    assert "going on from" in out
+    assert f"note: {newest}" in out
+    assert "continuing from" in out
     assert "step 3," in out
     assert run_folder(interrupted) == undisturbed
 
@@ -208,7 +208,7 @@ def test_auto_starts_from_the_beginning_without_a_checkpoint(
     (tmp_path / "checkpoints/.step-00000003.tmp").mkdir(parents=True)
     (tmp_path / ".model.safetensors.7.tmp").touch()
     assert run(command) == 2
-    assert "--resume auto to go on with it, or --overwrite" in capsys.readouterr().err
+    assert "--resume auto to continue it, or --overwrite" in capsys.readouterr().err
     assert run([*command, "--resume", "auto"]) == 0
     assert run_folder(tmp_path) == undisturbed
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
@@ -224,7 +224,7 @@ def test_a_complete_run_is_reported_and_resumes_with_more_epochs(tmp_path, run_f
     before = (tmp_path / "short/result.json").read_bytes()
     capsys.readouterr()
     assert run([*command, "--resume", "auto", "--simulate-ranks", "2"]) == 0
-    assert "is complete; to go on with it raise epochs" in capsys.readouterr().out
+    assert "is complete; to continue it, raise epochs" in capsys.readouterr().out
     assert (tmp_path / "short/result.json").read_bytes() == before
     assert run([*command, "--resume", "auto", "epochs=2"]) == 2
     assert "raise epochs" in capsys.readouterr().err
@@ -252,7 +252,7 @@ def test_settings_that_change_the_numbers_are_refused_by_name(interrupted, capsy
 def test_forced_settings_are_taken(interrupted, capsys):
     command = [*SMALL, f"output={interrupted}", "--resume", "auto", "--force"]
     assert run([*command, "optimizer.learning_rate=0.05"]) == 0
-    assert "warning: " in capsys.readouterr().out
+    assert "; resuming because of --force" in capsys.readouterr().out
     assert run([*command, "model.hidden=[8]"]) == 2
     err = capsys.readouterr().err
     assert "theta float32 (74)" in err
@@ -305,7 +305,7 @@ def test_training_goes_on_if_a_checkpoint_fails(tmp_path, undisturbed, run_folde
         )
         assert run(command) == 1  # a stop that cannot save is a failure, not 75
     out, err = capsys.readouterr()
-    assert "step-00000004 cannot be written: No space left on device; the training goes on" in out
+    assert "step-00000004 cannot be written: No space left on device; the training continues" in out
     assert "stopped by SIGTERM at step 5, but checkpoint" in err
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"latest", "step-00000002"}
     assert run([*command, "--resume", "auto"]) == 0

@@ -5,6 +5,8 @@ draws     random bits as a function of a key and a counter
 rounding  gradients rounded to 16 bits
 blocks    long vectors in blocks that fit in the cache
 hashing   SHA-256 over arrays
+spelling  the word that a misspelt one means
+version   of ddpbp
 blas      threads and kernel of BLAS
 phases    what a rank can be doing
 tasks     what the targets of a data set can be

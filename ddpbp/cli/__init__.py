@@ -5,7 +5,7 @@ process   the ranks of a command, and how it ends: one exit code, one message
 options   the options that several commands share, each group as one argument
 train, apply, check, measure, config   one family of commands each
 
-It may import everything but `__main__`, and what is heavy inside the commands only: NumPy must not
-be loaded before the settings have chosen its kernel. To add a command, write it in its family (a
-new file is listed in `main`).
+It may import everything but `__main__`; heavy modules only inside the commands, because NumPy must
+not be loaded before the settings have chosen its BLAS kernel. To add a command, write it in its
+family (a new file is listed in `main`).
 """

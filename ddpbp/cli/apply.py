@@ -35,15 +35,15 @@ def evaluate(model: Path, data: str | None, where: WorldOptions, as_json: bool) 
         import msgspec
 
         stored = read_on_its_kernel(model, world)
-        from ddpbp.run.report import say
+        from ddpbp.run.output import print_text
         from ddpbp.tools.apply import score
 
         scores = score(stored, data, world)
         with world.together():
             if world.rank == 0 and as_json:
-                say(msgspec.json.encode(scores).decode())
+                print_text(msgspec.json.encode(scores).decode())
             elif world.rank == 0:
-                say("\n".join(f"{key:<12} {value:.6g}" for key, value in scores.items()))
+                print_text("\n".join(f"{key:<12} {value:.6g}" for key, value in scores.items()))
         return 0
 
     return where.run(main)

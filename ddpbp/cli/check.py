@@ -6,7 +6,7 @@ from ddpbp.cli.options import SettingsOptions, settings_options
 from ddpbp.cli.process import is_first, leave_together, on_all_ranks
 from ddpbp.comm.world import World
 from ddpbp.errors import ConfigError
-from ddpbp.run.report import say
+from ddpbp.run.output import print_text
 
 
 @click.command()
@@ -30,7 +30,7 @@ def gradcheck(settings: SettingsOptions, directions: int) -> int:
         from ddpbp.tools.gradient_check import check_config
 
         text, good = check_config(config, directions=directions)
-        say(text)
+        print_text(text)
         return 0 if good else 1
 
     return on_all_ranks(main, mpi=False)
@@ -56,18 +56,18 @@ def doctor(settings: SettingsOptions, timeout_seconds: float) -> int:
     from ddpbp.tools.doctor.limits import limit_joining
 
     def main(world: World) -> int:
-        joined()
+        cancel_limit()
         config = settings.config(world)
-        show = say if world.rank == 0 else lambda _: None
+        show = print_text if world.rank == 0 else lambda _: None
         return examine(config, world, show, timeout_seconds)
 
-    joined = limit_joining(timeout_seconds, first=is_first())
+    cancel_limit = limit_joining(timeout_seconds, first=is_first())
     try:
         return on_all_ranks(main)
     except ConfigError as error:  # launcher and library do not fit: there is no world
         if is_first():
-            say(str(launcher_fault(error)))
+            print_text(str(launcher_fault(error)))
         leave_together()
         return 1
     finally:
-        joined()
+        cancel_limit()

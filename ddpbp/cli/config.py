@@ -5,7 +5,7 @@ import click
 from ddpbp.cli.options import SettingsOptions, settings_options
 from ddpbp.cli.process import on_all_ranks
 from ddpbp.comm.world import World
-from ddpbp.run.report import say
+from ddpbp.run.output import print_text
 
 
 @click.group()
@@ -24,7 +24,7 @@ def show(settings: SettingsOptions) -> int:
     def main(world: World) -> int:
         from ddpbp.config.write import to_toml
 
-        say(to_toml(settings.config(world), explain=True), end="")
+        print_text(to_toml(settings.config(world), explain=True), end="")
         return 0
 
     return on_all_ranks(main, mpi=False)
@@ -39,7 +39,7 @@ def schema() -> int:
 
         from ddpbp.config.write import schema
 
-        say(msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode())
+        print_text(msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode())
         return 0
 
     return on_all_ranks(main, mpi=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ddpbp import __version__
+from ddpbp.base.version import __version__
 from ddpbp.cli import apply, check, config, measure, train
 from ddpbp.cli.process import begin_output, complain, end_output, is_first, leave_together
 from ddpbp.errors import ConfigError, DdpbpError

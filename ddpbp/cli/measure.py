@@ -9,7 +9,7 @@ from ddpbp.cli.options import SettingsOptions, json_option, settings_options
 from ddpbp.cli.process import on_all_ranks
 from ddpbp.comm.join import launched
 from ddpbp.comm.world import World
-from ddpbp.run.report import say
+from ddpbp.run.output import print_text
 
 
 @click.command()
@@ -46,7 +46,7 @@ def bench(settings: SettingsOptions, json_file: Path | None, ranks: str | None) 
 @click.option(
     "--bandwidth",
     type=click.FloatRange(min=0, min_open=True),
-    help="Of the network between hosts, in Gbit/s, instead of what is measured.",
+    help="Of the network between hosts, in Gbit/s, instead of the measured one.",
 )
 @click.option(
     "--latency",
@@ -64,7 +64,7 @@ def plan(
     latency: float,
     json_file: Path | None,
 ) -> int:
-    """Predict steps on other numbers of ranks and hosts from what is measured on these.
+    """Predict steps on other numbers of ranks and hosts from measurements on these.
 
     CONFIG and KEY=VALUE are as for train. One process starts as many ranks as there are cores to
     measure with; over several hosts start it under mpirun or srun.
@@ -100,6 +100,6 @@ def _report(world: World, text: str, figures: dict[str, Any], json_file: Path | 
 
     with world.together():
         if world.rank == 0:
-            say(text)
+            print_text(text)
             if json_file:
                 json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")

@@ -12,7 +12,7 @@ from ddpbp.base import blas
 from ddpbp.cli.process import on_all_ranks, print_notes
 from ddpbp.comm.world import World
 from ddpbp.config.check import check
-from ddpbp.config.find import Found, find
+from ddpbp.config.find import Unchecked, find
 from ddpbp.config.settings import Config
 
 Command = Callable[..., Any]
@@ -26,7 +26,7 @@ class SettingsOptions:
     ----------
     words : tuple of str
     flags : dict
-        None where a flag was not given.
+        None for an absent flag.
     """
 
     words: tuple[str, ...]
@@ -44,26 +44,26 @@ class SettingsOptions:
         -------
         config : Config
         notes : list of str
-            What was changed or ignored on the way.
+            One for each setting of the environment that was changed or ignored.
 
         Raises
         ------
         ConfigError
             On every rank alike.
         """
-        found: Found | None = None
+        settings: Unchecked | None = None
         with world.together():
             if world.rank == 0:
                 words = list(self.words)
                 file = words.pop(0) if words and "=" not in words[0] else None
-                found = find(file, words, flags=self.flags)
-        config, origins = world.broadcast(found)
+                settings = find(file, words, flags=self.flags)
+        config, origins = world.broadcast(settings)
         notes = [*blas.overridden(), *blas.use_kernel(config.kernel)]
         check(config, origins)
         return config, notes
 
     def config(self, world: World) -> Config:
-        """Do as `resolve`; rank 0 prints the notes on standard error."""
+        """Resolve the settings; rank 0 prints the notes on standard error."""
         config, notes = self.resolve(world)
         print_notes(world, notes)
         return config
@@ -106,7 +106,7 @@ class WorldOptions:
 
 
 def world_options(command: Command) -> Command:
-    """Add the options that say where the ranks are as the argument `where`."""
+    """Add the options for where the ranks are, as the argument `where`."""
 
     @wraps(command)
     def with_world(*, mpi: bool | None, simulate_ranks: int | None, **rest: Any) -> Any:

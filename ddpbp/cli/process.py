@@ -84,7 +84,7 @@ def on_all_ranks(
 
 
 def _print_fault(error: BaseException, world: World) -> None:
-    """Print a fault of this rank alone; what is no known limit is a bug, with its traceback."""
+    """Print a fault of this rank alone: a bug with its traceback, a known limit without."""
     if isinstance(error, MemoryError):
         complain(
             f"rank {world.rank} on {world.host} is out of memory: {error}; if the data are too big "
@@ -118,10 +118,10 @@ def begin_output() -> None:
 
 
 def end_output(code: int) -> int:
-    """Write what is left of standard output; return the exit code.
+    """Flush standard output; return the exit code.
 
-    A reader that has gone away is not a fault. Output that is lost is one, and is reported unless
-    the command failed anyway. A training goes on without its output, and ends here.
+    A reader that closed its end is no fault. Lost output is one; it is reported unless the command
+    failed anyway. A training whose output is lost continues, and is reported here when it is done.
     """
     lost = sys.stdout is None
     try:

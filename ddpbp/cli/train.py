@@ -14,10 +14,10 @@ from ddpbp.errors import ConfigError
 @click.option(
     "--resume",
     metavar="auto|PATH",
-    help="Go on from a checkpoint: auto takes the newest in the run folder, or starts anew.",
+    help="Continue from a checkpoint: auto takes the newest in the run folder, or starts anew.",
 )
 @click.option(
-    "--force", is_flag=True, help="With --resume: go on although the numbers will differ."
+    "--force", is_flag=True, help="With --resume: continue although the numbers will differ."
 )
 @click.option(
     "--bar/--no-bar",
@@ -103,17 +103,17 @@ def _describe(
     print_config: bool,
     dry_run: bool,
 ) -> int:
-    """Print what a run would be, and train nothing."""
+    """Print the settings or the size of a run; train nothing."""
     config = settings.config(world)
     from ddpbp.config.write import to_toml
-    from ddpbp.run.report import say
+    from ddpbp.run.output import print_text
 
     with world.together():
         if world.rank == 0:
             if print_config:
-                say(to_toml(config), end="")
+                print_text(to_toml(config), end="")
             if dry_run:
                 from ddpbp.tools.dry_run import describe
 
-                say(describe(config, ranks or world.world_size))
+                print_text(describe(config, ranks or world.world_size))
     return 0

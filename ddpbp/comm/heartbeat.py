@@ -15,13 +15,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
 
 from ddpbp.comm.peers import Beat, Fault, Peer, connect
 from ddpbp.comm.world import World
 
-# A process that is told to end first gives rank 0 this time to report, and the launcher to end it.
+# A process that has to end first waits this long, for rank 0 to report and the launcher to end it.
 GRACE_SECONDS = 3.0
 # The longest wait of this thread for the interpreter's lock: after a death, MPICH kills all
 # processes within milliseconds.
@@ -87,12 +86,12 @@ class Heartbeat:
         The limit for silence and for a standstill; 0 turns the heartbeat off.
     leave : callable
         Called with the fault (rank, host, step, phase, cause, exit_code) before this process ends.
-        Returns whether this process is the first to report one, and so shall print it.
+        Returns whether this process is the first to report one, and so has to print it.
 
     Attributes
     ----------
     notes : list of str
-        What rank 0 should print once.
+        To be printed once, by rank 0.
     """
 
     def __init__(self, world: World, stall_seconds: float, leave: Callable[[Fault], bool]) -> None:
@@ -123,12 +122,7 @@ class Heartbeat:
             sys.setswitchinterval(SWITCH_SECONDS)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self._on:
             return
         try:

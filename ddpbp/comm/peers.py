@@ -135,7 +135,7 @@ def connect(world: World) -> tuple[list[Peer], list[str]]:
     peers : list of Peer
         On rank 0 all other processes, elsewhere rank 0; without those that cannot be connected.
     notes : list of str
-        What the user should know.
+        To be printed once.
     """
     peers: list[Peer] = []
     if world.rank == 0:

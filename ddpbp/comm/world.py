@@ -24,7 +24,7 @@ class Request(Protocol):
 
 
 class Lost(Exception):  # noqa: N818 - an event, not a mistake
-    """Another rank died. The ranks left must agree on how to continue: `World.settle`."""
+    """Another rank died. The remaining ranks must agree on how to continue: `World.settle`."""
 
 
 class World:
@@ -50,9 +50,9 @@ class World:
     shares_memory : bool
         The ranks of a host are separate processes that can map the same memory.
     survives : bool
-        The other ranks live on when one dies; its loss is then raised as `Lost`.
+        The other ranks continue when one dies; its loss is then raised as `Lost`.
     lost : tuple of int
-        The ranks that died, as numbered before this became the world of those left.
+        The ranks that died, by their numbers before this became the world of the remaining ones.
     pulse : Pulse
         What this rank is doing.
     pulses : list of Pulse
@@ -90,8 +90,8 @@ class World:
     def start_local_barrier(self) -> Request:
         """Announce this rank to the ranks of its host; complete when all have announced theirs.
 
-        A rank whose request is complete sees what the others wrote to shared memory before they
-        came. Every rank must test its request repeatedly.
+        A rank whose request is complete sees all that the others wrote to shared memory before
+        they announced themselves. Every rank must test its request repeatedly.
         """
         raise NotImplementedError
 
@@ -100,7 +100,7 @@ class World:
         raise NotImplementedError
 
     def start_receive(self, receive: Array, host_index: int, tag: int) -> Request:
-        """Begin to receive what the rank on the same lane of another host sends with this tag."""
+        """Begin to receive the message of this tag from the rank on this lane of another host."""
         raise NotImplementedError
 
     def share(self, bytes_per_rank: int) -> tuple[Array | None, str]:
@@ -137,7 +137,7 @@ class World:
         -------
         bool
             Whether all ranks are alive and finished theirs. If not, this is now the world of the
-            ranks left.
+            remaining ranks.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class World:
 
 
 def outlive(world: World, main: Callable[[World], Result]) -> Result:
-    """Return the result of `main`; each time ranks are lost, those left call it again.
+    """Return the result of `main`; each time ranks are lost, the remaining ones call it again.
 
     Raises
     ------

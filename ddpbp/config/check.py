@@ -1,4 +1,4 @@
-"""What types cannot check: the names of the tables, and settings that exclude each other.
+"""The checks that types cannot express: names of the tables, settings that exclude each other.
 
 The tables import NumPy, which reads its BLAS kernel from the environment once: choose the kernel
 before, with `ddpbp.base.blas.use_kernel(config.kernel)`.
@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ddpbp.config.find import Origins, near
+from ddpbp.base.spelling import nearest
+from ddpbp.config.find import Origins
 from ddpbp.config.settings import Config, flat
 from ddpbp.errors import ConfigError
 
@@ -19,7 +20,7 @@ def check(config: Config, origins: Origins) -> None:
     Raises
     ------
     ConfigError
-        Names where it was given, the key, what was found and what is allowed.
+        Names the source, the key, its value and the allowed ones.
     """
     _check_names(config, origins)
     for key, value in flat(config).items():
@@ -38,7 +39,7 @@ def _check_names(config: Config, origins: Origins) -> None:
     def require(key: str, value: Any, allowed: Iterable[str], why: str = "") -> None:
         if value in allowed:
             return
-        similar = near(str(value), allowed)
+        similar = nearest(str(value), allowed)
         hint = f"; did you mean {similar}?" if similar else ""
         raise ConfigError(
             f"{origins.of(key)}: {key} = {value!r}: allowed{why}: {', '.join(allowed)}{hint}"

@@ -4,11 +4,10 @@ A later source wins. Every message names the place that gave the setting. Nothin
 NumPy, so that the kernel which the settings ask for can still be chosen.
 """
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -16,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import msgspec
 from msgspec import Struct
 
+from ddpbp.base.spelling import nearest
 from ddpbp.config.settings import SECTIONS, Config, hints
 from ddpbp.errors import ConfigError
 
@@ -24,7 +24,7 @@ DEFAULT = "digits"
 
 @dataclass
 class Origins:
-    """Where each setting was given, for messages.
+    """The source of each setting, for messages.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Origins:
     places: dict[str, str] = field(default_factory=dict)
 
     def of(self, key: str) -> str:
-        """Return where a setting was given: it, something inside it, or its whole section."""
+        """Return the source of a setting, of a part of it, or of its whole section."""
         related = (
             name
             for name in self.places
@@ -47,8 +47,8 @@ class Origins:
         return self.places.get(key) or self.places.get(next(related, ""), self.file)
 
 
-class Found(NamedTuple):
-    """Typed settings that no table has checked yet, and where they were given."""
+class Unchecked(NamedTuple):
+    """Typed settings that no table has checked yet, and their sources."""
 
     config: Config
     origins: Origins
@@ -59,7 +59,7 @@ def find(
     assignments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
-) -> Found:
+) -> Unchecked:
     """Bring file, environment, `key=value` arguments and flags together.
 
     Parameters
@@ -71,12 +71,12 @@ def find(
     environment : mapping, optional
         ``DDPBP_OPTIMIZER__LEARNING_RATE=0.05``; the process's own by default.
     flags : mapping, optional
-        Dotted keys to values; None is not given.
+        Dotted keys to values; None stands for an absent flag.
 
     Raises
     ------
     ConfigError
-        Names the key or file, what was found and what is allowed.
+        Names the key or file, its value and the allowed ones.
     """
     file = shipped()[DEFAULT] if path is None else _file(Path(path))
     tree = _read(file)
@@ -101,7 +101,7 @@ def find(
     for key, value in (flags or {}).items():
         if value is not None:
             assign(key, value, f"flag --{key}", key)
-    return Found(convert(tree, origins).with_name(file.stem if path else None), origins)
+    return Unchecked(convert(tree, origins).with_name(file.stem if path else None), origins)
 
 
 def convert(tree: Mapping[str, Any], origins: Origins) -> Config:
@@ -110,20 +110,13 @@ def convert(tree: Mapping[str, Any], origins: Origins) -> Config:
     Raises
     ------
     ConfigError
-        Names the key, what was found and what is allowed.
+        Names the key, its value and the allowed ones.
     """
     _refuse_unknown(tree, Config, "", origins)
     try:
         return msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), tree, origins)) from None
-
-
-def near(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the allowed word most like this one, whatever its case; "" if none is."""
-    lower = {other.lower(): other for other in allowed}
-    match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
-    return lower[match[0]] if match else ""
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -166,7 +159,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         beside = [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
-        similar = near(file.name, beside)
+        similar = nearest(file.name, beside)
         hint = f"; did you mean {file.with_name(similar)}?" if similar else ""
         raise ConfigError(
             f"configuration file {file} does not exist{hint}; shipped with ddpbp: "
@@ -205,7 +198,7 @@ def _refuse_unknown(
         key = prefix + name
         if name not in types:
             known = [key for key, _ in hints()]
-            similar = near(key, known if prefix else [*SECTIONS, *known], 0.7 if prefix else 0.5)
+            similar = nearest(key, known if prefix else [*SECTIONS, *known], 0.7 if prefix else 0.5)
             hint = f"did you mean {similar}?" if similar else f"allowed: {', '.join(types)}"
             raise ConfigError(
                 f"{origins.of(key)}: unknown setting {key}; {hint} (all of them: ddpbp config show)"
@@ -217,7 +210,7 @@ def _refuse_unknown(
 
 
 def _explain(message: str, tree: Any, origins: Origins) -> str:
-    """Turn a message of msgspec into ours: place, key, what was found, what is allowed."""
+    """Turn a message of msgspec into ours: source, key, value, allowed values."""
     text, _, place = message.partition(" - at `$.")
     key = re.sub(r"\[.*", "", place.rstrip("`"))
     value = tree

@@ -1,4 +1,4 @@
-"""From outside to checked settings, in one call: for scripts, tests and stored models."""
+"""Settings found and checked in one call: for scripts, tests and stored models."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def resolve(
     Raises
     ------
     ConfigError
-        Names the key or file, what was found and what is allowed.
+        Names the key or file, its value and the allowed ones.
     """
     config, origins = find(path, assignments, environment, flags)
     for note in blas.use_kernel(config.kernel):
@@ -40,14 +40,14 @@ def resolve(
 
 
 def parse(tree: Mapping[str, Any]) -> Config:
-    """Return the checked settings that nested dictionaries describe (as `dump` made them).
+    """Return the checked settings that nested dictionaries describe (see `config.write.dump`).
 
     The kernel of the process stays as it is.
 
     Raises
     ------
     ConfigError
-        Names the key, what was found and what is allowed.
+        Names the key, its value and the allowed ones.
     """
     origins = Origins()
     config = convert(tree, origins)

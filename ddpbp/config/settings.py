@@ -1,7 +1,7 @@
 """The settings: typed, each with its meaning and its limits beside it.
 
-Only the structures stand here. A setting marked `HARMLESS` changes no number: a run may go on with
-another value of it. NumPy is not imported: the settings decide how it is set up.
+Only the structures stand here. A setting marked `HARMLESS` changes no number: a run may be
+continued with another value of it. NumPy is not imported: the settings decide how it is set up.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Number = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
-Task = Literal["classification", "binary", "multilabel", "regression"]
+TaskName = Literal["classification", "binary", "multilabel", "regression"]
 
 
 class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +37,7 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The fraction held out for the test, or a path; by default the source's own test part."""
     target: str | int | None = None
     """The column (name or index) or array that holds the targets; several columns as "a,b"."""
-    task: Task | None = None
+    task: TaskName | None = None
     """The kind of targets; by default the one that the loss is made for."""
     examples: Number = 0
     """Synthetic data: rows."""

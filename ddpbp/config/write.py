@@ -28,7 +28,7 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
     Parameters
     ----------
     before : mapping
-        An earlier configuration as `dump` made it; what it does not name was at its default.
+        An earlier configuration as `dump` made it; a setting that it lacks was at its default.
     config : Config
     """
     old = flat(Config()) | _flat_tree(before)
@@ -102,12 +102,12 @@ def meanings() -> dict[str, str]:
     """Return the meaning of each setting and section, by key: the docstrings of their source."""
     module = ast.parse(Path(settings.__file__).read_text(encoding="utf-8"))
     classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
-    meanings = _docstrings(classes["Config"], "")
+    texts = _docstrings(classes["Config"], "")
     for section in SECTIONS:
-        node = classes[_struct_of(section)]
-        meanings |= _docstrings(node, f"{section}.")
-        meanings[section] = ast.get_docstring(node) or ""
-    return meanings
+        struct = classes[_struct_of(section)]
+        texts |= _docstrings(struct, f"{section}.")
+        texts[section] = ast.get_docstring(struct) or ""
+    return texts
 
 
 def _struct_of(section: str) -> str:

@@ -68,7 +68,7 @@ def feature_columns(
 def targets_present(schema: Schema, where: str, target: str | None, features: int) -> list[int]:
     """Return the target columns of a table to predict from, which may have none.
 
-    They are there if the width of the table says so, or if one of them is found by name.
+    They are there if the table has columns to spare for them, or a column of one of their names.
 
     Parameters
     ----------

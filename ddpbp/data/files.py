@@ -1,6 +1,5 @@
 """Opening files, and the messages for files that cannot be read."""
 
-import difflib
 import gzip
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from ddpbp.base.spelling import nearest
 from ddpbp.errors import DataError
 
 
@@ -54,5 +54,5 @@ def open_binary(path: Path) -> IO[bytes]:
 
 def hint(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known word nearest to `word`, or ""."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    similar = nearest(word, known)
+    return f" (did you mean {similar!r}?)" if similar else ""

@@ -1,11 +1,11 @@
-"""What computes a step, and how it is built: from settings to objects, once.
+"""The parts that compute a step, built once: from settings to objects.
 
-build       from settings and data to the parts; the only file here that sees a `Config`'s tables
+build       from settings and data to the parts of a run
 data        from settings to the examples of a run, the same on all ranks
 loading     from rows to columns of the workspace
 trainer     one rank's part in every step; the parts it is made of
 evaluator   scores and predictions over leaves of a fixed size
-canary      a hash by which machines that compute other bits are found
+canary      a hash that differs where machines compute other bits
 divergence  where a step left the finite numbers
 
 May import base, nn, data, comm, metrics, config and store. A part of a new kind is built in

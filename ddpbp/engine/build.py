@@ -1,4 +1,4 @@
-"""From settings to objects, once: what trains and evaluates is made of these parts.
+"""From settings to objects, once: the parts that train and evaluate.
 
 The classes that compute see no settings. So a script can build the same parts by itself, with an
 activation, a loss or arrays of its own.
@@ -74,14 +74,14 @@ def make_batches(config: Config, examples: int, rank: int, world_size: int) -> B
 
 
 def make_payload(config: Config, network: Network, leaf_counts: tuple[int, ...]) -> Payload:
-    """Return what is summed in a step: the gradient, and the loss beside it."""
+    """Describe the sums of a step: the gradient, and the loss beside it."""
     return Payload(
-        network.parameter_count,
-        network.dtype,
-        1,
-        leaf_counts,
-        config.wire,
-        config.bucket_cap_bytes,
+        length=network.parameter_count,
+        dtype=network.dtype,
+        statistics=1,
+        leaf_counts=leaf_counts,
+        wire=config.wire,
+        bucket_cap_bytes=config.bucket_cap_bytes,
     )
 
 

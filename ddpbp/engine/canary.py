@@ -1,6 +1,6 @@
 """The canary: one leaf of synthetic data, forward and backward, as a hash.
 
-Two machines that compute other bits are found before the first step, not after the last.
+Machines that compute different bits are named before the first step, not after the last.
 """
 
 import numpy as np

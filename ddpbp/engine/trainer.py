@@ -29,7 +29,7 @@ BROADCAST_ELEMENTS = 2**24  # of one message
 
 @dataclass(frozen=True)
 class Parts:
-    """What one rank trains with.
+    """The parts that one rank trains with.
 
     Attributes
     ----------
@@ -77,8 +77,8 @@ class Trainer:
     eta : float
         The learning rate of the last update.
     request, agreed : int
-        What this rank asks of all at the next step (see `run.requests`), and what all agreed on at
-        the last one.
+        The request of this rank for the next step (see `run.requests`), and the one that all ranks
+        agreed on at the last step.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
 
@@ -137,7 +137,7 @@ class Trainer:
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
         self.enter(phases.BACKWARD)
         for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
-            self.reducer.start(begin)  # what is complete travels while the rest is computed
+            self.reducer.start(begin)  # complete parts travel while the rest is computed
             self._pulse.hand_over(begin)
         self.enter(phases.REDUCE)
         reduced = self.reducer.finish(self.request)
@@ -181,7 +181,7 @@ class Trainer:
         products: Sequence[float],
         theta_sha256: str,
     ) -> None:
-        """Take over a saved state; rank `root` hands out the vectors.
+        """Restore a saved state; rank `root` broadcasts the vectors.
 
         Parameters
         ----------

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ddpbp.base import draws
 
-_LANES = 4  # a 64-bit draw decides four units, 16 bits each
+_UNITS_PER_DRAW = 4  # 16 of its 64 bits for each
 
 
 class Dropout:
@@ -34,10 +34,10 @@ class Dropout:
         -------
         (examples, units) bool
         """
-        words = -(-units // _LANES)
+        words = -(-units // _UNITS_PER_DRAW)
         counter = np.arange(start * words, (start + examples) * words, dtype=np.uint64)
         raw: npt.NDArray[Any] = draws.bits(
             draws.key(self._seed, draws.DROPOUT, step, l), counter, out=counter
         )
-        lanes = raw.astype("<u8", copy=False).view("<u2").reshape(examples, words * _LANES)
-        return lanes[:, :units] < self._threshold
+        parts = raw.astype("<u8", copy=False).view("<u2").reshape(examples, -1)
+        return parts[:, :units] < self._threshold

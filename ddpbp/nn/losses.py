@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from ddpbp.base.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
+
 Array = npt.NDArray[Any]
 
-REGRESSION = ("regression", "binary", "multilabel", "classification")
+ANY_TASK = tuple(task.name for task in (REGRESSION, BINARY, MULTILABEL, CLASSIFICATION))
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Loss:
     """
 
     output: ClassVar[str] = "identity"
-    tasks: ClassVar[tuple[str, ...]] = REGRESSION
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
     fused: ClassVar[str | None] = None
     outputs: ClassVar[tuple[str, ...] | None] = None
 
@@ -156,7 +158,7 @@ class BinaryCrossEntropy(Loss):
     """L = -Σ y ln a + (1 - y) ln(1 - a) = Σ ln(1 + exp(z)) - y z, with a = sigmoid(z)."""
 
     output = "sigmoid"
-    tasks = ("binary", "multilabel")
+    tasks = (BINARY.name, MULTILABEL.name)
     fused = "sigmoid"
     outputs = ("sigmoid",)
 
@@ -178,7 +180,7 @@ class CrossEntropy(Loss):
     label_smoothing: float = 0.0
 
     output = "softmax"
-    tasks = ("classification",)
+    tasks = (CLASSIFICATION.name,)
     fused = "softmax"
     outputs = ("softmax",)
 

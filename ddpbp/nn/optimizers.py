@@ -4,7 +4,7 @@ To add one, write its class and give it an entry in `OPTIMIZERS`; nothing else n
 
 All of them are elementwise over the flat vectors, except for the norms of LARS, LAMB and clipping,
 which are summed over blocks of a fixed size. η is the learning rate of the step, λ the weight
-decay; biases are not decayed unless the settings say so.
+decay; biases are decayed only with `decay_biases`.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Hyperparameters:
 
 @dataclass
 class Step:
-    """The numbers of one update, and what rules share.
+    """The numbers of one update, and the arithmetic that rules share.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class Elementwise(Optimizer):
         ----------
         step : Step
         theta, grad : (n,) float
-            `grad` is not to be changed; `step.clipped` and `step.decayed` give what to use.
+            Do not change `grad`: use the array that `step.clipped` or `step.decayed` returns.
         s : (n,) float
             Scratch memory.
         *state : (n,) float

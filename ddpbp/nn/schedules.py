@@ -2,7 +2,7 @@
 
 To add one, write its function and give it an entry in `SCHEDULES`; nothing else names it. A
 schedule is a function of the step alone, counted from the end of the warm-up. NumPy is not imported
-here: the settings read this table before NumPy is set up.
+here: `config.write` needs this table before NumPy is set up.
 """
 
 import math

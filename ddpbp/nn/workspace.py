@@ -21,8 +21,8 @@ SMALL_NET_BYTES = 65_536
 class Piece(NamedTuple):
     """Views (leaves, n, B) of layer l over as many leaves as fit in the cache.
 
-    `below` is what layer l - 1 hands on, `passed` what layer l does; `delta_above` is δ of layer
-    l + 1 (of L itself at L).
+    `below` is the output of layer l - 1 after dropout, `passed` that of layer l; `delta_above` is δ
+    of layer l + 1 (of L itself at L).
     """
 
     below: Array
@@ -43,7 +43,7 @@ class Stack:
     y : (count, n_L, size) float
         The targets: rows seen as columns.
     z, a, passed, delta : lists of (count, n_l, size) float
-        By layer. `passed` is what layer l hands on: a, or a after dropout; passed[0] = a[0] = x,
+        By layer. `passed` is the output of layer l: a, or a after dropout; passed[0] = a[0] = x,
         its rows seen as columns.
     keep : list of (count, n_l, size) bool or None
         The masks of dropout.

@@ -1,8 +1,8 @@
-"""Callbacks: what is done beside the learning, at each step and epoch.
+"""Callbacks: hooks at the start of a run, after each step and epoch, and at the end.
 
 A callback runs on every rank with the same numbers, so all ranks do the same. To add one, subclass
-`Callback` and pass it to `train`; what it remembers goes into every checkpoint by `state` and comes
-back by `restore`.
+`Callback` and pass it to `train`. Every checkpoint holds its `state`, which a resumed run gives to
+`restore`.
 
 Importing this module loads no NumPy: a script defines its callbacks before its settings choose the
 BLAS kernel.
@@ -21,7 +21,7 @@ Scores = dict[str, float | None]
 
 
 class Running(Protocol):
-    """What a callback sees of a run, and what it may ask of it."""
+    """The part of a run that a callback sees and may use."""
 
     trainer: Trainer
     progress: Progress
@@ -50,7 +50,7 @@ class Callback:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned when the checkpoint was made."""
+        """Restore the state that `state` returned when the checkpoint was made."""
 
 
 class CompareRanks(Callback):
@@ -89,6 +89,6 @@ class SaveCandidates(Callback):
 
 
 def judged_by(scores: Scores) -> float:
-    """Return what an epoch is judged by: the validation loss, else that of training."""
+    """Return the loss that an epoch is judged by: of validation, else of training."""
     loss = scores.get("validation_loss", scores["train_loss"])
     return math.inf if loss is None else loss

@@ -1,4 +1,4 @@
-"""How a run ends by a fault: what is finished first, and what fault.json keeps."""
+"""The end by a fault: finish a checkpoint write, then keep the cause in fault.json."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ddpbp.errors import DdpbpError, Stopped
 from ddpbp.store.checkpoint_writer import Writer
 from ddpbp.store.run_folder import write_fault
 
-SPEAK_SECONDS = 2.0
+REPORT_SECONDS = 2.0  # the time that the rank which recorded its fault first has to print it
 
 
 @contextmanager
@@ -52,6 +52,6 @@ def recorded(folder: Path | None, trainer: Trainer) -> Iterator[None]:
         }
         error.add_note("rank {rank} on {host}, step {step}, phase {phase}".format(**fault))
         if not write_fault(folder, fault) and not shared:
-            time.sleep(SPEAK_SECONDS)  # the other rank ends all when its message is out
+            time.sleep(REPORT_SECONDS)  # the other rank prints its message, then ends all
             raise SystemExit(1) from None
         raise

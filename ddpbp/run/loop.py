@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from ddpbp import __version__
 from ddpbp.base import blas, phases, tree
 from ddpbp.base.hashing import digest
+from ddpbp.base.version import __version__
 from ddpbp.config.settings import Config
 from ddpbp.config.write import dump, fingerprint, to_toml
 from ddpbp.data.batches import Batch
@@ -20,7 +20,8 @@ from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import DdpbpError, Stopped
 from ddpbp.run.callbacks import Callback, judged_by
 from ddpbp.run.faults import finished, recorded
-from ddpbp.run.report import Report, figure
+from ddpbp.run.output import figure
+from ddpbp.run.report import Report
 from ddpbp.run.requests import SAVE, SaveRequests, is_stop, reason
 from ddpbp.run.sinks.jsonl import JsonLines
 from ddpbp.run.start import Start
@@ -51,7 +52,7 @@ class Run:
     Parameters
     ----------
     config : Config
-        For the records; what computes was built from it before.
+        For the records; the parts were built from it before.
     trainer : Trainer
     evaluator : Evaluator
     dataset : Dataset
@@ -99,23 +100,23 @@ class Run:
             if self.writer and self.folder:
                 self.report.add(JsonLines(self.folder / METRICS))
             for note in (*self.trainer.notes, *start.notes):
-                self.report.say(f"note: {note}")
-            self.report.say(self._headline(processes))
+                self.report.text(f"note: {note}")
+            self.report.text(self._headline(processes))
             result = self.world.broadcast(start.result)
             if result:
-                self.report.say(f"{self.folder} is complete; to go on with it raise epochs")
+                self.report.text(f"{self.folder} is complete; to continue it, raise epochs")
             else:
                 result = self._learn(1 if fast_dev_run else self.config.epochs, fast=fast_dev_run)
                 result |= {"world_size": processes, "threads": self.world.world_size // processes}
                 self._finish(result)
-            self.report.say(_summary(result, self.folder))
+            self.report.text(_summary(result, self.folder))
         return Outcome(self.model, result)
 
     def _begin(self, start: Start) -> None:
-        """Take over the state to go on from; then the folder becomes this run's."""
+        """Make the folder this run's, and restore the state to continue from."""
         root, foremost = start.foremost(self.world)
         checkpoint = foremost.checkpoint
-        with self.world.together():  # only now: bad data neither leave nor remove a run
+        with self.world.together():  # not earlier: bad data must not remove a run
             start.require_fit(self.trainer.vectors)
             start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
             if self.writer and self.folder and not start.result:
@@ -216,12 +217,12 @@ class Run:
             self.save()
 
     def save(self, score: float | None = None, *, wait: bool = False) -> None:
-        """Begin to write a checkpoint of what all ranks agree on; with `wait`, until it is written.
+        """Begin to write a checkpoint; with `wait`, return when it is written.
 
         Parameters
         ----------
         score : float, optional
-            The loss of these very weights, where they have been judged.
+            The loss of exactly these weights, where they have been judged.
         wait : bool
         """
         if self.folder is None:
@@ -257,7 +258,7 @@ class Run:
         )
 
     def keep(self) -> Start:
-        """Return how to go on from where this rank is, as if it had saved a checkpoint."""
+        """Return a start from where this rank is, as if it had saved a checkpoint."""
         state = self._state()
         state.theta_sha256 = digest([self.trainer.theta.flat])
         path = (self.folder or Path()) / CHECKPOINTS / name_of(state.step)
@@ -265,9 +266,9 @@ class Run:
         return Start(Checkpoint(path, state, self.trainer.vectors), records=last)
 
     def _warn_of_failed_write(self) -> None:
-        """Report a checkpoint that could not be written; the training goes on."""
+        """Report a checkpoint that could not be written; the training continues."""
         if self.writer and (failure := self.writer.take_failure()):
-            self.report.say(f"warning: {failure}; the training goes on without it")
+            self.report.text(f"warning: {failure}; the training continues without it")
 
     def _stop(self, request: int) -> NoReturn:
         """Save and leave.
@@ -283,7 +284,7 @@ class Run:
             if self.writer and (failure := self.writer.take_failure()):
                 raise DdpbpError(f"stopped by {why} at step {step}, but {failure}")
         raise Stopped(
-            f"stopped by {why} at step {step}; to go on from there, start the same command with "
+            f"stopped by {why} at step {step}; to continue from there, start the same command with "
             "--resume auto"
         )
 

@@ -1,39 +1,9 @@
 """What a run reports: one stream of records, handed to every sink; on rank 0, nowhere else."""
 
-import os
-import sys
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self
 
-from ddpbp.errors import DdpbpError
 from ddpbp.run.sinks import Record, Sink
-
-
-def figure(name: str, value: float) -> str:
-    """Format one figure of a record: "validation loss 0.0123"."""
-    digits = ".4f" if name.endswith(("accuracy", "match", "r2")) else "#.4g"
-    return f"{name.replace('_', ' ')} {value:{digits}}"
-
-
-def say(text: str, end: str = "\n") -> None:
-    """Write to standard output; a reader that has gone away is not a fault.
-
-    Raises
-    ------
-    DdpbpError
-        If it cannot be written, as on a full disk; from then on there is no standard output.
-    """
-    if sys.stdout is None:
-        raise DdpbpError("standard output is closed")
-    try:
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest of the output goes nowhere
-    except OSError as error:
-        sys.stdout = None  # as Python has it where there is none
-        raise DdpbpError(f"standard output cannot be written: {error.strerror}") from None
 
 
 class Report:
@@ -46,7 +16,7 @@ class Report:
     Attributes
     ----------
     last : dict
-        The last record of each kind that lasts, which rank 0 may not have written before it died.
+        The last record of each kind that metrics.jsonl keeps; rank 0 may die before it is written.
     """
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
@@ -64,17 +34,12 @@ class Report:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for sink in self._sinks:
             sink.close()
         self._sinks.clear()
 
-    def say(self, text: str) -> None:
+    def text(self, text: str) -> None:
         """Show one line."""
         self._log({"kind": "text", "text": text})
 
@@ -90,7 +55,7 @@ class Report:
         )
 
     def step(self, epoch: int, step: int, examples: int, loss: float, *, logged: bool) -> None:
-        """Report one step; `loss` is the mean over its examples. `logged` makes it last."""
+        """Report one step; `loss` is the mean over its examples. `logged` keeps it."""
         if self._live:
             self._log(
                 {
@@ -123,4 +88,4 @@ class Report:
             except Exception as error:  # whatever it is: reporting changes no number
                 self._sinks.remove(sink)
                 reason = error.strerror if isinstance(error, OSError) else repr(error)
-                self.say(f"warning: {sink} cannot be written: {reason}; going on without it")
+                self.text(f"warning: {sink} cannot be written: {reason}; continuing without it")

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 NOTHING, SAVE, TIME, SIGNAL = 0, 1, 2, 100  # from SIGNAL on: plus the number of the signal
@@ -26,7 +25,7 @@ def is_stop(request: int) -> bool:
 
 
 def reason(request: int, max_seconds: float) -> str:
-    """Return what asked to stop: the name of a signal, or the setting that was reached."""
+    """Return the reason of a stop: the name of a signal, or the setting that was reached."""
     if request >= SIGNAL:
         return signal.Signals(request - SIGNAL).name
     return f"max_seconds = {max_seconds:g}"
@@ -83,12 +82,7 @@ class SaveRequests:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._handlers:
             return
         signal.set_wakeup_fd(-1)

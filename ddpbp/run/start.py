@@ -19,7 +19,7 @@ from ddpbp.store.run_folder import RESULT, make_run_folder
 
 @dataclass
 class Start:
-    """What rank 0 knows of how a run starts; the other ranks have an empty one.
+    """How a run starts, as rank 0 knows it; the other ranks have an empty one.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Start:
         return self.checkpoint and self.checkpoint.vectors
 
     def foremost(self, world: World) -> "tuple[int, Start]":
-        """Find the rank that has come farthest: where ranks were lost, some missed the last step.
+        """Find the rank that is farthest: where ranks were lost, some missed the last step.
 
         Returns
         -------
@@ -87,7 +87,7 @@ class Start:
         text += difference
         if not self.force:
             raise ConfigError(f"{text}; undo the change, or resume all the same with --force")
-        self.notes.append(f"warning: {text}; resuming because of --force")
+        self.notes.append(f"{text}; resuming because of --force")
 
     def require_fit(self, vectors: Mapping[str, npt.NDArray[Any]]) -> None:
         """Refuse a checkpoint of another network or optimizer, forced or not.
@@ -174,7 +174,7 @@ def find_start(
     if complete and progress.epoch == config.epochs:
         start.result = read_json(folder / RESULT)
     start.notes.append(
-        f"going on from {checkpoint.path}: step {checkpoint.state.step}, epoch "
+        f"continuing from {checkpoint.path}: step {checkpoint.state.step}, epoch "
         f"{progress.epoch + 1} after {progress.position} of its examples"
     )
     return start

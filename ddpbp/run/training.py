@@ -1,4 +1,4 @@
-"""A training from start to end: the processes, their threads, and what survives a lost rank."""
+"""A training from start to end: processes, their threads, and continuing without lost ranks."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -53,10 +53,10 @@ def train(
     overwrite : bool
         Replace a run that is already in the folder.
     resume : str, optional
-        Go on from a checkpoint: its path or that of a run folder, or "auto": the newest of the run
-        folder, and a new run if there is none.
+        Continue from a checkpoint: its path or that of a run folder, or "auto": the newest of the
+        run folder, and a new run if there is none.
     force : bool
-        Go on although settings, data or machine give other numbers than those of the checkpoint.
+        Continue although settings, data or machine give other numbers than those of the checkpoint.
     fast_dev_run : bool
         One batch of everything, written nowhere.
     bar : bool, optional
@@ -133,10 +133,10 @@ class Process:
     notes: list[str] = field(default_factory=list)
     dataset: Dataset | None = None
     run: Run | None = None
-    _kept: Start = field(default_factory=Start)  # from where it goes on when others are lost
+    _kept: Start = field(default_factory=Start)  # the start after others are lost
 
     def train(self, world: World) -> Outcome:
-        """Train, or go on after ranks were lost, on all ranks of `world`."""
+        """Train, or continue after ranks were lost, on all ranks of `world`."""
         start = Start()
         with Heartbeat(world, self.config.stall_seconds, self._leave) as heartbeat:
             if world.lost:
@@ -192,7 +192,7 @@ class Process:
 
 
 def require_begun(world: World, kept: Start) -> None:
-    """Refuse to go on after ranks were lost, unless a rank that is left has begun to train.
+    """Refuse to continue after ranks were lost, unless a remaining rank has begun to train.
 
     Raises
     ------
@@ -204,4 +204,4 @@ def require_begun(world: World, kept: Start) -> None:
     steps = [step for step in world.all_gather_object(kept.step) if step is not None]
     if not steps:
         raise DdpbpError(f"{what}, before the training began; start again")
-    kept.notes = [f"{what}; {world.world_size} go on, from step {max(steps)}"]
+    kept.notes = [f"{what}; {world.world_size} continue from step {max(steps)}"]

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to be resumed, bit for bit, on any number of ranks.
+"""Checkpoints: the state that a run resumes from, bit for bit, on any number of ranks.
 
 A checkpoint is a folder `checkpoints/step-00001200` of the run folder: `model.safetensors`, a model
 file with the optimizer's vectors beside the weights, and `state.json`. It is written under another
@@ -9,7 +9,7 @@ the number of ranks.
 Formats of state.json
 ---------------------
 1   Without a format number; read, no longer written.
-2   With its number, and with what callbacks remember.
+2   With its number, and with the state of callbacks.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """What state.json holds."""
+    """The content of state.json."""
 
     format: int = FORMAT
     """Of this file, see above."""
@@ -77,7 +77,7 @@ class State(msgspec.Struct, kw_only=True):
     """η of the last step; the schedule is a function of the step."""
     optimizer_products: list[float]
     callbacks: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
-    """What callbacks remember, by the name of their class."""
+    """The state of callbacks, by the name of their class."""
     config: dict[str, Any]
     config_sha256: str
     data_sha256: str
@@ -122,7 +122,7 @@ def write_checkpoint(
     Raises
     ------
     DdpbpError
-        If it cannot be written; what was there before is left as it was.
+        If it cannot be written; an earlier one stays as it was.
     """
     folder = Path(folder)
     path = folder / name_of(state.step)
@@ -246,7 +246,7 @@ def find_checkpoint(
     checkpoint : Checkpoint or None
         None if "auto" finds none.
     notes : list of str
-        A warning for each damaged checkpoint that was passed over.
+        One for each damaged checkpoint that was passed over.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def find_checkpoint(
         except DataError as error:
             faults.append(str(error))
         else:
-            return checkpoint, [f"warning: {fault}; taking the one before" for fault in faults]
+            return checkpoint, [f"{fault}; taking the one before" for fault in faults]
     if paths:
         raise DataError(
             f"{place / CHECKPOINTS}: none of {len(paths)} checkpoints is whole ({faults[0]}); "

@@ -1,4 +1,4 @@
-"""Files of ours: written whole or not at all, read with a limit and one kind of message."""
+"""The files of ddpbp: written whole or not at all, read with a limit and one kind of message."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ import msgspec
 
 from ddpbp.errors import DataError, DdpbpError
 
-Buffer = Any  # bytes, or what has the buffer interface
+Buffer = Any  # bytes, or another object with the buffer interface
 
 MAX_JSON_BYTES = 16_000_000
 
@@ -39,7 +39,7 @@ def write_whole(path: str | Path, pieces: Iterable[Buffer]) -> str:
     Raises
     ------
     DdpbpError
-        If it cannot be written; what was there before is left as it was.
+        If it cannot be written; an earlier file stays as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

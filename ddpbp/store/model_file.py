@@ -1,4 +1,4 @@
-"""The model file: the weights as safetensors, and in its metadata what is needed to use them.
+"""The model file: the weights as safetensors, and in its metadata all that is needed to use them.
 
 Layer l is "{2 (l - 1)}.weight" (n_l, n_{l-1}) and "{2 (l - 1)}.bias" (n_l,), the names of a
 `torch.nn.Sequential` in which activations stand between the layers; no other tensor is needed. The
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 FORMAT = 2
-OPTIMIZER = "optimizer."  # names of the tensors that a checkpoint has besides
+OPTIMIZER = "optimizer."  # begins the names of the tensors that only a checkpoint has
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A trained network with what is needed to use it.
+    """A trained network with all that is needed to use it.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        "format", "config" (as `settings.dump` made it), "sizes", "hidden", "output", "classes",
+        "format", "config" (as `config.write.dump` made it), "sizes", "hidden", "output", "classes",
         "columns", "target" and, since format 2, "standardization" and "theta_sha256".
 
     Raises
@@ -201,7 +201,7 @@ def _text_sha256(text: str) -> str:
 
 
 def _assemble(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> StoredModel:
-    """Put a model together; what does not fit is one of the errors that the reader catches."""
+    """Build the model; content that does not fit raises an error that the reader catches."""
     import numpy as np
 
     from ddpbp.data.dataset import Standardization

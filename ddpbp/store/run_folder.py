@@ -36,7 +36,7 @@ def make_run_folder(folder: str | Path, *, overwrite: bool) -> None:
         if present and not overwrite:
             unfinished = RESULT not in present
             kind = "a run that did not finish" if unfinished else "a run"
-            resume = "--resume auto to go on with it, or " * unfinished
+            resume = "--resume auto to continue it, or " * unfinished
             raise ConfigError(
                 f"output {folder} already holds {kind} ({present[0]}); add {resume}--overwrite to "
                 "replace it, or choose another folder with output=..."

@@ -16,7 +16,7 @@ from ddpbp.data.sources import Part, Source, open_source, read_features
 from ddpbp.engine.build import make_evaluator
 from ddpbp.engine.data import open_dataset, other_options
 from ddpbp.errors import ConfigError, DataError
-from ddpbp.run.report import say
+from ddpbp.run.output import print_text
 from ddpbp.store.files import write_whole
 from ddpbp.store.model_file import StoredModel
 
@@ -139,4 +139,4 @@ def write_predictions(model: StoredModel, a: Array, output: Path | None) -> None
     if output is not None:
         write_whole(output, [text.getvalue().encode()])
     else:
-        say(text.getvalue(), end="")
+        print_text(text.getvalue(), end="")

@@ -67,7 +67,7 @@ def measure(config: Config, world: World) -> dict[str, Any]:
     dict
         Medians over the repeats: examples_per_second, seconds_per_step by phase, gemm_fraction
         (bare matrix products at leaf shapes over the whole step) and gemm_fraction_one_leaf (the
-        same with this rank's leaves as one), world_size, and what was measured.
+        same with this rank's leaves as one), world_size, and the sizes that were measured.
     """
     dataset = open_dataset(config, world)
     trainer, timer = make_trainer(config, dataset, world), PhaseTimer(world.pulse)

@@ -1,4 +1,4 @@
-"""What a run would be: data, network, memory, leaves and their balance, steps."""
+"""Describe a run without training: data, network, memory, leaves and their balance, steps."""
 
 import resource
 

@@ -29,7 +29,7 @@ _STENCIL = ((1, 4 / 5), (2, -1 / 5), (3, 4 / 105), (4, -1 / 280))
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorCheck:
     """The check of one tensor.
 
     Attributes
@@ -60,7 +60,7 @@ class Row:
 
 def check(
     config: Config, network: Network, theta: Parameters, part: Part, *, directions: int = 3
-) -> list[Row]:
+) -> list[TensorCheck]:
     """Compare ∇L · v with finite differences of L along random v, for each W[l] and b[l].
 
     Parameters
@@ -76,7 +76,7 @@ def check(
 
     Returns
     -------
-    list of Row
+    list of TensorCheck
         Layer by layer.
     """
     examples = examples_checked(config, part)
@@ -109,7 +109,7 @@ def _check_tensor(
     label: tuple[int, str],
     key: int,
     directions: int,
-) -> Row:
+) -> TensorCheck:
     begin, stop = span
     n, error, redrawn, done = stop - begin, 0.0, 0, 0
     analytic = numeric = 0.0
@@ -135,7 +135,7 @@ def _check_tensor(
         error = max(error, abs(analytic - numeric) / max(abs(analytic), abs(numeric), 1e7 * floor))
         done += 1
     zero = not grad[begin:stop].any()
-    return Row(label[0], label[1], n, analytic, numeric, error, redrawn, zero)
+    return TensorCheck(label[0], label[1], n, analytic, numeric, error, redrawn, zero)
 
 
 def _directional(
@@ -200,7 +200,7 @@ def check_config(config: Config, *, directions: int = 3) -> tuple[str, bool]:
     return "\n".join([*lines, verdict]), good
 
 
-def _verdict(rows: list[Row], examples: int) -> tuple[str, bool]:
+def _verdict(rows: list[TensorCheck], examples: int) -> tuple[str, bool]:
     where = f"on {examples} examples"
     if any(row.error > TOLERANCE for row in rows):
         return f"WRONG {where}: relative errors exceed {TOLERANCE:g}", False

@@ -38,7 +38,9 @@ def test_the_run_folder_knows_what_killed_ranks_could_not_report(capsys, monkeyp
 
 
 def test_ranks_of_which_nothing_is_known_are_listed(capsys, monkeypatch):
-    ended = Ended(code=1, codes={0: 0}, hosts={0: "h1", 1: "h2"}, said=["mpiexec: lost h2"])
+    ended = Ended(
+        code=1, codes={0: 0}, hosts={0: "h1", 1: "h2"}, launcher_lines=["mpiexec: lost h2"]
+    )
     code, text = explained(capsys, monkeypatch, ended, {})
     assert code == 1
     assert text == (

@@ -43,7 +43,7 @@ def test_a_batch_job_uses_its_allocation(slurm, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.hosts
-def test_what_is_left_of_the_hosts_goes_on(python, tmp_path):
+def test_the_remaining_hosts_continue(python, tmp_path):
     from tests.cluster.hosts import Hosts, missing
 
     if reason := missing():

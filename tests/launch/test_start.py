@@ -98,10 +98,11 @@ def test_a_restart_ends_with_the_bits_of_the_run_that_never_failed(
     assert ended.returncode == 0, ended.stderr
     assert "restart 1 of 2" in ended.stderr
     assert "restart 2" not in ended.stderr
-    assert "step 30" in ended.stdout.partition("going on from ")[2].partition("\n")[0]
+    assert "step 30" in ended.stdout.partition("continuing from ")[2].partition("\n")[0]
     assert hash_of(tmp_path / "run") == alone
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_with_75(tmp_path):
     output = f"output={tmp_path / 'run'}"
     line = [sys.executable, str(LAUNCH), "-n", "2", "train", *ENDLESS, output]

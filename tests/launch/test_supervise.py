@@ -45,7 +45,7 @@ def test_lines_are_shown_labelled_and_logged(tmp_path, capsys):
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("[0 h1] one\n", "[1 h2] two\n")
     assert (tmp_path / "rank-0001.log").read_text() == "two\n"
-    assert ended.said == ["of mpiexec"]
+    assert ended.launcher_lines == ["of mpiexec"]
     assert ended.hosts == {0: "h1", 1: "h2"}
 
 

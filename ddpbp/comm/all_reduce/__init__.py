@@ -3,7 +3,7 @@
 `reducer.py`    the interface of all reducers, what a step sums (`Payload`), one rank alone
 `choose.py`     which reducer suits the ranks and the size
 `shared.py`     the ranks of one host, in shared memory
-`bucketed.py`   several hosts: complete parts travel while the backward pass goes on
+`bucketed.py`   several hosts: complete parts travel while the backward pass continues
 `portable.py`   any ranks, by plain MPI collectives
 
 A new way of transport is a subclass of `Reducer`, a line in `choose.py`, and a line in `KINDS` of

@@ -4,7 +4,7 @@
 `Local`          one rank: nothing to send
 `SharedSmall`    ranks of one host, small vectors: every rank adds all nodes
 `SharedSlices`   ranks of one host: every rank adds a slice in shared memory
-`Bucketed`       several hosts: travels while the backward pass goes on
+`Bucketed`       several hosts: travels while the backward pass continues
 `Gathered`       any ranks, small vectors: all nodes in one message to every rank
 `Sliced`         any ranks, without shared memory: exchange of slices, all-gather
 ===============  ==================================================================

@@ -1,4 +1,4 @@
-"""Layers: what stands between aˡ⁻¹ and aˡ.
+"""Layers: the step from aˡ⁻¹ to aˡ, and back.
 
 layer.py    the interface
 dense.py    z = W a + b

@@ -36,7 +36,7 @@ class Sink(Protocol):
     live: bool
 
     def log(self, record: Record) -> None:
-        """Take one record; kinds it does not know are ignored."""
+        """Take one record; a kind that the sink does not know is ignored."""
 
     def close(self) -> None:
-        """Release what it holds; called once."""
+        """Close files and the like; called once."""

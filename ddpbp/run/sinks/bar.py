@@ -1,4 +1,4 @@
-"""A live bar on a terminal; what stays on the screen are the console's lines."""
+"""A live bar on a terminal; only the console's lines stay on the screen."""
 
 import time
 from typing import Any

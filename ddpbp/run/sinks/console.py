@@ -1,6 +1,6 @@
 """The console: plain lines on standard output."""
 
-from ddpbp.run.report import figure, say
+from ddpbp.run.output import figure, print_text
 from ddpbp.run.sinks import Record
 
 
@@ -13,7 +13,7 @@ class Console:
         self._epochs = 0
 
     def log(self, record: Record) -> None:
-        """Print what a person wants to read of a record."""
+        """Print texts and epochs."""
         kind = record["kind"]
         if kind == "text":
             self.print(record["text"])
@@ -24,10 +24,10 @@ class Console:
 
     def print(self, line: str) -> None:
         """Print one line."""
-        say(line)
+        print_text(line)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no file to close."""
 
     def _line(self, record: Record) -> str:
         shown = [f"epoch {record['epoch']:>{len(str(self._epochs))}}/{self._epochs}"]

@@ -1,11 +1,11 @@
-"""Checks of what is installed: launcher and library, versions, environment."""
+"""Checks of the installation: launcher and library, versions, environment."""
 
 import os
 from collections import Counter
 from typing import Any
 
-from ddpbp import __version__
 from ddpbp.base import blas
+from ddpbp.base.version import __version__
 from ddpbp.comm.mpi import MpiWorld
 from ddpbp.comm.world import World
 from ddpbp.errors import ConfigError
@@ -14,7 +14,7 @@ from ddpbp.tools.launcher import which
 
 
 def launcher_fault(error: ConfigError) -> Finding:
-    """Return the row of a launcher that does not fit the MPI library."""
+    """Return the finding for a launcher that does not fit the MPI library."""
     fix = ""
     if "SLURM_STEP_NUM_TASKS" in os.environ:
         fix = "srun --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI (srun --mpi=list shows them)"
@@ -76,7 +76,7 @@ def _usual(every: list[dict[str, str]]) -> dict[str, str]:
 
 
 def environment(world: World) -> Finding:
-    """Report what the environment asks for and does not get."""
+    """Report the settings of the environment that are overridden."""
     every = world.all_gather_object((world.host, blas.overridden()))
     notes = dict.fromkeys(f"{host}: {note}" for host, theirs in every for note in theirs)
     if notes:

@@ -1,4 +1,4 @@
-"""No check may hang: what takes too long ends the process with a finding."""
+"""Limits on time: a check that takes too long ends the process with a finding."""
 
 import faulthandler
 import os
@@ -12,14 +12,20 @@ from ddpbp.tools.doctor.finding import Finding
 
 
 def limit(seconds: float, what: str, *, first: bool) -> threading.Timer:
-    """Let the process end with exit code 1 after so long, unless cancelled: no check may hang.
+    """End the process with exit code 1 after some seconds, unless cancelled.
 
-    `first` says whether this rank is the one that prints.
+    Parameters
+    ----------
+    seconds : float
+    what : str
+        The check, for the finding.
+    first : bool
+        Whether this rank is the one that prints.
     """
 
     def end() -> None:
         if first:
-            _no_end(what, seconds)
+            _print_finding(what, seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds + (0.0 if first else 2.0), end)
@@ -28,7 +34,7 @@ def limit(seconds: float, what: str, *, first: bool) -> threading.Timer:
     return timer
 
 
-def _no_end(what: str, seconds: float) -> None:
+def _print_finding(what: str, seconds: float) -> None:
     fix = (
         "a rank, its host or the network does not answer: try with fewer hosts to find which, or "
         "give it longer with --timeout"
@@ -38,18 +44,19 @@ def _no_end(what: str, seconds: float) -> None:
 
 
 def limit_joining(seconds: float, *, first: bool) -> Callable[[], None]:
-    """Do as `limit` while MPI starts; call what is returned as soon as it has.
+    """Do as `limit` while MPI starts; return a function that cancels the limit.
 
-    MPI_Init holds the interpreter while it waits. So a process tells, and another clock ends.
+    MPI_Init holds the interpreter's lock while it waits, so no thread of this process can run. A
+    second process prints the finding instead, and the clock of `faulthandler` ends this one.
     """
-    joined, tell = os.pipe()
-    teller = os.fork()
-    if teller == 0:
-        os.close(tell)
-        if not select.select([joined], [], [], seconds)[0] and first:
-            _no_end("launcher", seconds)
+    read_end, write_end = os.pipe()
+    reporter = os.fork()
+    if reporter == 0:
+        os.close(write_end)
+        if not select.select([read_end], [], [], seconds)[0] and first:
+            _print_finding("launcher", seconds)
         os._exit(0)
-    os.close(joined)
+    os.close(read_end)
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - until it has rung or is cancelled
     faulthandler.dump_traceback_later(seconds + 1.0, exit=True, file=nowhere)
 
@@ -57,7 +64,7 @@ def limit_joining(seconds: float, *, first: bool) -> Callable[[], None]:
         if not nowhere.closed:
             faulthandler.cancel_dump_traceback_later()
             nowhere.close()
-            os.close(tell)
-            os.waitpid(teller, 0)
+            os.close(write_end)
+            os.waitpid(reporter, 0)
 
     return cancel

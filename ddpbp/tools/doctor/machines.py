@@ -18,8 +18,8 @@ def cores(threads: int, world: World) -> Finding:
     """Compare the threads of each host with the cores that its ranks may use."""
     mine = (world.host, world.host_index, frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1)
     every = world.all_gather_object(mine)
-    for node in range(world.host_count):
-        here = [place for place in every if place[1] == node]
+    for index in range(world.host_count):
+        here = [place for place in every if place[1] == index]
         host, _, _, present = here[0]
         allowed = frozenset().union(*(cores for _, _, cores, _ in here))
         wanted = len(here) * threads
@@ -55,7 +55,7 @@ def clock(world: World) -> Finding:
 
 
 def run_folder(output: Path, world: World) -> Finding:
-    """Look whether all hosts see one run folder, and whether they can rename files in it."""
+    """Check that all hosts see one run folder, and can rename files in it."""
     base = next(p for p in (output.absolute(), *output.absolute().parents) if p.exists())
     probe = base / f".ddpbp-doctor.{os.getpid()}.{os.urandom(4).hex()}"
     with world.together():
@@ -79,9 +79,9 @@ def run_folder(output: Path, world: World) -> Finding:
     every = world.all_gather_object((world.host_index, world.host, fault))
     faults = [fault for _, _, fault in every if fault]
     if world.rank == 0:
-        for node, host, fault in dict.fromkeys(every):
+        for index, host, fault in dict.fromkeys(every):
             try:
-                _wait_for(probe / str(node)) if not fault else None
+                _wait_for(probe / str(index)) if not fault else None
             except OSError:
                 faults.append(f"{world.host} does not see what {host} wrote")
         shutil.rmtree(probe, ignore_errors=True)
@@ -129,5 +129,5 @@ def links(world: World) -> Finding:
         return Finding("warn", "links", text, f"{slowest.name} is slower than the others")
     slow = latency.latency_seconds > SLOW_LATENCY_SECONDS
     if slow or slowest.bytes_per_second < SLOW_BYTES_PER_SECOND:
-        return Finding("warn", "links", text, "a slow network: ddpbp plan tells what it costs")
+        return Finding("warn", "links", text, "a slow network: ddpbp plan shows its cost")
     return Finding("pass", "links", text)

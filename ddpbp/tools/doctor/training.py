@@ -107,7 +107,7 @@ def reduction(trainer: Any) -> Finding:
         return Finding(
             "fail",
             "reduction",
-            f"random vectors do not sum up to what they should on rank {listed(ranks)}",
+            f"the sum of random vectors is wrong on rank {listed(ranks)}",
             "memory or network fault, or an MPI library that is broken: try another one",
         )
     return Finding(

@@ -1,7 +1,7 @@
-"""What a step would take on other numbers of ranks and hosts: measured here, predicted there.
+"""Predict a step on other numbers of ranks and hosts from measurements on these.
 
-machine  what was measured: the quantities of the model
-measure  how they are measured
-predict  the model: from the quantities to the seconds of a step
+machine  the measured quantities
+measure  measuring them
+predict  from the quantities to the seconds of a step
 report   the plan of a configuration, its advice, and its text
 """

@@ -1,4 +1,4 @@
-"""What is measured: the step of a rank, how vectors are added, how ranks meet, the network."""
+"""The measured quantities: the step of a rank, adding vectors, meeting of ranks, the network."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ class Compute(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What was measured.
+    """All measurements.
 
     `alone` and `together` are by leaves of a rank. `add_seconds` and `check_seconds` are those of
     one element, `barrier_seconds` a meeting of the ranks of a host. `latency_seconds` and

@@ -1,6 +1,6 @@
 """Predict a step from what was measured: the sum of the parts that follow each other.
 
-Between hosts, what is complete travels while the backward pass goes on.
+Between hosts, complete parts travel while the backward pass continues.
 """
 
 import math

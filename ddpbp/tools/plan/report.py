@@ -97,7 +97,7 @@ def plan(
 def advice(
     config: Config, rows: Sequence[dict[str, Any]], leaves: int, *, ranks: int, connected: bool
 ) -> list[str]:
-    """Return what the predictions mean, in sentences."""
+    """Return advice from the predictions, in sentences."""
     best = min(rows, key=lambda row: row["step_seconds"])
     most = rows[-1]
     sentences = [
@@ -106,9 +106,11 @@ def advice(
     ]
     more = "raise batch_size, so that a rank computes more for the bytes it sends"
     if best is not most:
-        sentences.append(f"beyond {best['ranks']} rank(s) slower: {more} (or start no more)")
+        sentences.append(f"more than {best['ranks']} rank(s) are slower: {more} (or start no more)")
     elif most["efficiency"] < 0.5 and most["ranks"] > 1:
-        sentences.append(f"{most['ranks']} ranks are used to {most['efficiency']:.0%}: {more}")
+        sentences.append(
+            f"{most['ranks']} ranks work at {most['efficiency']:.0%} efficiency: {more}"
+        )
     sending = most["step_seconds"] - most["compute_seconds"]
     if most["sent_bytes_per_host"] and sending > most["compute_seconds"] and config.wire == "none":
         sentences.append('the network takes most of the time: wire = "bf16" sends half the bytes')
@@ -119,11 +121,11 @@ def advice(
         )
     if not connected:
         sentences.append(
-            "several hosts: run it there under mpirun or srun, or tell their network with "
+            "several hosts: run it there under mpirun or srun, or describe their network with "
             "--bandwidth and --latency"
         )
     if ranks == 1:
-        sentences.append("no MPI here: how ranks get in each other's way was not measured")
+        sentences.append("no MPI here: how much ranks slow each other down was not measured")
     return sentences
 
 
@@ -161,7 +163,7 @@ def plan_under_mpi(config: Config, arguments: Sequence[str]) -> dict[str, Any] |
 
 
 def text(figures: dict[str, Any]) -> str:
-    """Describe a plan as a table, and what it means."""
+    """Describe a plan as a table, followed by its advice."""
     on = figures["measured_on"]
     lines = [
         f"network {'-'.join(map(str, figures['network']))}, batch {figures['batch_size']} in "
