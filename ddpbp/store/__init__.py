@@ -8,6 +8,6 @@ checkpoint         the state that a run resumes from: written, verified, searche
 checkpoint_writer  writing beside the training; which checkpoints are kept
 
 May import base, nn, data and config. A new field of a file goes into its class here (`StoredModel`,
-`State`); if an older ddpbp would misread the file, raise its FORMAT, state in the module's docstring
-what changed, keep reading the format before, and add a small file of each to tests/data.
+`State`); if an older ddpbp would misread the file, raise its FORMAT, say so in the module's
+docstring, keep reading the format before, and add a small file of each to tests/data.
 """
