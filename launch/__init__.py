@@ -12,7 +12,7 @@ supervise.py   one start of the ranks: shows their lines, forwards signals, find
 explain.py     what to print when a job failed
 batch.py       a job script for Slurm, PBS or LSF, filled into a template of `templates/`
 mpijob.py      the same job for Kubernetes
-errors.py      LaunchError: one message, exit code 2
+errors.py      LaunchError (one message, exit code 2), and how a message is printed
 
 The launcher knows nothing of training: it imports no ddpbp and ddpbp does not import it. Each runs
 the other as a process. A checkout has it as `launch`, an installation as `ddpbp.launch`; so imports
