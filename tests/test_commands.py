@@ -402,7 +402,7 @@ def test_an_encoding_that_lacks_a_character_is_no_fault(python, line):
 
 
 def test_bytes_that_are_no_text_are_refused_before_a_folder_is_made(python, tmp_path):
-    ended = python("-m", "ddpbp", "train", b"output=\xff", cwd=tmp_path)
+    ended = python("-m", "ddpbp", "train", "output=\udcff", cwd=tmp_path)
     assert ended.returncode == 2
     assert "output = '\\udcff': allowed: text" in ended.stderr
     assert [*tmp_path.iterdir()] == []
