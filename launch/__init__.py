@@ -12,7 +12,7 @@ supervise.py   one start of the ranks: shows their lines, forwards signals, retu
 explain.py     why a job failed, in one message
 batch.py       a job script for Slurm, PBS or LSF, filled into a template of `templates/`
 mpijob.py      the same job for Kubernetes
-errors.py      LaunchError: one message, exit code 2
+errors.py      LaunchError (one message, exit code 2), and how a message is printed
 
 Beside the code: `templates/` and `examples/` of job scripts, `ssh/` for the image, ddpbp.def for
 Apptainer.

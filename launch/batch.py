@@ -79,7 +79,10 @@ def submit(options: argparse.Namespace, python: Sequence[str]) -> str:
     if not shutil.which(line[0]):
         raise LaunchError(f"{line[0]} is not on PATH: submit from a machine of the cluster")
     file = Path(options.job_name + SUFFIX[options.batch])
-    file.write_text(text)
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LaunchError(f"{file} cannot be written: {error.strerror}") from None
     return f"{file} is submitted: {output_of(line, text).strip()}\n"
 
 

@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import training
+from .errors import print_message
 from .supervise import REQUEUE, Ended
-
-
-def print_message(text: str) -> None:
-    """Print a message of the launcher, marked as such, after what the ranks have printed."""
-    sys.stdout.flush()
-    sys.stderr.write(f"launch: {text}\n")
-    sys.stderr.flush()
 
 
 def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> int:

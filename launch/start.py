@@ -1,6 +1,7 @@
 """From the command line to an exit code: start the ranks, and start them again if need be."""
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -9,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import batch, hosts, mpi, training
-from .errors import LaunchError
-from .explain import explain, print_message
+from .errors import LaunchError, print_message
+from .explain import explain
 from .hosts import Machines
 from .options import parse
 from .probe import YOUNG_SECONDS
@@ -23,7 +24,11 @@ FINAL = (0, 2, 3, REQUEUE)
 
 def main(words: Sequence[str]) -> int:
     """Run the launcher with the words of its command line; return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is shown as an escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if sys.stdout is None:
+            raise LaunchError("standard output is closed; redirect it to a file or to /dev/null")
         options = parse(words)
         if options.which:
             sys.stdout.write(which(options))

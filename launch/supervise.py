@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TextIO
 
+from .errors import print_message
 from .rank import die_with_parent
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -99,16 +100,23 @@ class Output:
                 label = f"\x1b[{COLOURS[rank % len(COLOURS)]}m{label}\x1b[0m"
             text = f"{label} {text}"
         stream = sys.stdout if kind == "out" else sys.stderr
-        with contextlib.suppress(BrokenPipeError):  # the reader has gone; the job continues
+        try:
             stream.write(text + "\n")
             stream.flush()
+        except OSError as error:  # the job continues, and the rest goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                name = "output" if kind == "out" else "error"
+                print_message(
+                    f"standard {name} cannot be written ({error.strerror}); the job continues"
+                )
 
     def log(self, rank: int, text: str) -> None:
         """Write one line to the rank's own file."""
         if self._folder is None:
             return
         if rank not in self._files:
-            self._files[rank] = (self._folder / f"rank-{rank:04d}.log").open("a")
+            self._files[rank] = (self._folder / f"rank-{rank:04d}.log").open("a", encoding="utf-8")
         self._files[rank].write(text + "\n")
         self._files[rank].flush()
 

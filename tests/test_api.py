@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
 
 def test_every_public_name_is_there_for_people_and_for_type_checkers():
     tree = ast.parse(Path(ddpbp.__file__).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {
         alias.asname: node.module
         for node in block.body
@@ -34,6 +34,11 @@ def test_every_public_name_is_there_for_people_and_for_type_checkers():
     assert {*typed, "__version__"} == {*dir(ddpbp)}
     for name, home in typed.items():
         assert getattr(ddpbp, name or "").__module__.startswith(home or "ddpbp"), name
+
+
+def test_a_name_that_is_not_there_is_refused_by_type_checkers_too():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ddpbp.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_a_module_does_not_take_the_name_of_a_function():

@@ -73,6 +73,8 @@ TABLE: dict[str, tuple[str, list[str]]] = {
     "out of range": ("train model.dropout=1.5", ["model.dropout = 1.5", "<= 0.99"]),
     "not finite": ("train optimizer.learning_rate=inf", ["optimizer.learning_rate", "finite"]),
     "no value": ("train {d}/run/config.toml epochs", ["'epochs'", "key=value"]),
+    "no run folder": ("train output=", ["argument output=", "length >= 1"]),
+    "deep": ("train epochs=" + "[" * 3000, ["argument epochs=", "expected `int`"]),
     "missing configuration": ("train {d}/kyes.toml", ["kyes.toml does not", "{d}/keys.toml?"]),
     "broken configuration": ("train {d}/broken.toml", ["broken.toml is not TOML", "line 1"]),
     "missing file": ("train data.source={d}/gone.npy", ["{d}/gone.npy: no such file"]),

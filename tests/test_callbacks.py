@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import ddpbp
+from ddpbp.errors import DdpbpError
 from ddpbp.run.callbacks import Running, Scores
 from ddpbp.run.sinks import Record
 
@@ -55,6 +56,63 @@ def test_what_a_callback_remembers_survives_a_resume(tmp_path):
     whole = total(tmp_path / "whole")
     assert total(tmp_path / "parts", "epochs=2")[1] == 2
     assert total(tmp_path / "parts", resume="auto") == whole
+
+
+class Places(ddpbp.Callback):
+    """Remembers the step in a dictionary that it goes on changing."""
+
+    def __init__(self) -> None:
+        self.memory: dict[str, Any] = {"step": 0, "much": ["x" * 100] * 5000}
+
+    def step(self, run: Running, loss: float) -> None:
+        self.memory["step"] += 1
+
+    def state(self) -> dict[str, Any]:
+        return self.memory
+
+
+def test_what_is_saved_is_of_the_step_of_the_checkpoint(tmp_path):
+    settings = ["epochs=1", f"output={tmp_path}", "checkpoint.every_steps=2"]
+    config = ddpbp.resolve(None, [*settings, "checkpoint.keep_last=99"])
+    ddpbp.train(config, callbacks=[Places])
+    files = [*tmp_path.glob("checkpoints/step-*/state.json")]
+    assert len(files) > 5
+    for state in (json.loads(file.read_text()) for file in files):
+        assert state["callbacks"]["Places"]["step"] == state["step"]
+
+
+def test_two_callbacks_of_one_class_remember_each_its_own(tmp_path):
+    class Numbered(ddpbp.Callback):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def state(self) -> dict[str, Any]:
+            return {"number": self.number}
+
+        def restore(self, state: dict[str, Any]) -> None:
+            assert state == self.state()
+            restored.append(self.number)
+
+    restored: list[int] = []
+    for epochs in (1, 2):
+        config = ddpbp.resolve(None, [f"epochs={epochs}", f"output={tmp_path}"])
+        ddpbp.train(config, callbacks=[lambda: Numbered(1), lambda: Numbered(2)], resume="auto")
+    assert restored == [1, 2]
+
+
+@pytest.mark.parametrize("state", [[1], {1: 2}, {"a": {1}}, {"a": float("inf")}, {"a": object()}])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_state_that_would_not_come_back_is_refused_on_every_rank(tmp_path, state: Any, threads):
+    class Wrong(ddpbp.Callback):
+        def state(self) -> Any:
+            refused.append(self)
+            return state
+
+    refused: list[Wrong] = []
+    config = ddpbp.resolve(None, ["epochs=1", f"output={tmp_path}", f"threads={threads}"])
+    with pytest.raises(DdpbpError, match=r"callback Wrong: state\(\) must return plain values"):
+        ddpbp.train(config, callbacks=[Wrong])
+    assert len(refused) == threads
 
 
 class Lines:

@@ -415,8 +415,22 @@ def test_output_that_is_lost_is_one_message_and_exit_code_1(line, where, tmp_pat
 
 @pytest.mark.parametrize("line", ["config show", "doctor"])
 def test_an_encoding_that_lacks_a_character_is_no_fault(python, line):
-    ended = python("-m", "ddpbp", *line.split(), PYTHONIOENCODING="ascii")
-    assert (ended.returncode, ended.stderr) == (0, "")
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for environment in ({"PYTHONIOENCODING": "ascii"}, c_locale):
+        ended = python("-m", "ddpbp", *line.split(), **environment)
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_bytes_that_are_no_text_are_refused_before_a_folder_is_made(python, tmp_path):
+    ended = python("-m", "ddpbp", "train", "output=\udcff", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "output = '\\udcff': allowed: text" in ended.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_message_that_cannot_be_written_changes_no_exit_code(tmp_path):
+    words = f"{sys.executable} -m ddpbp train bogus=1 2>/dev/full"
+    assert subprocess.run(words, shell=True, cwd=tmp_path, timeout=60).returncode == 2
 
 
 def test_the_bar_leaves_the_line_above_alone(python, tmp_path):
@@ -464,6 +478,12 @@ def test_a_model_is_used_on_its_own_kernel(python, tmp_path):
     ended = python("-c", f"import numpy; {code}", "eval", model)
     assert ended.stderr.count("note: ") == 1, ended.stderr
     assert 'kernel = "haswell" has no effect' in ended.stderr
+
+
+@pytest.mark.parametrize("line", ["doctor", "gradcheck", "train --dry-run", "config show"])
+def test_every_command_chooses_the_kernel_before_numpy_is_loaded(python, tmp_path, line):
+    ended = python("-m", "ddpbp", *line.split(), "kernel=haswell", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_overridden_threads_are_noted_once(python, tmp_path):

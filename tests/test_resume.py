@@ -1,5 +1,6 @@
 """An interruption leaves no trace in the numbers, wherever and on however many ranks it resumes."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ddpbp.cli.main import run
@@ -169,6 +171,17 @@ def test_if_all_are_damaged_nothing_is_started(interrupted, capsys):
     assert "none of 2 checkpoints is whole" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_a_later_format_is_not_passed_over(interrupted, capsys):
+    file = interrupted / "checkpoints/step-00000006/state.json"
+    content = {**json.loads(file.read_text()), "format": 99, "sha256": ""}
+    content["sha256"] = hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+    file.write_text(json.dumps(content))
+    assert run([*SMALL, f"output={interrupted}", "--resume", "auto"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"ddpbp: {file} is of format 99")
+    assert "--overwrite" not in message
+
+
 @pytest.mark.parametrize("latest", [None, "", "step-00000006", "step-00000009"])
 def test_the_pointer_may_be_missing_or_stale(interrupted, capsys, latest):
     pointer = interrupted / "checkpoints/latest"
@@ -226,6 +239,9 @@ def test_a_complete_run_is_reported_and_resumes_with_more_epochs(tmp_path, run_f
     assert run([*command, "--resume", "auto", "--simulate-ranks", "2"]) == 0
     assert "is complete; to continue it, raise epochs" in capsys.readouterr().out
     assert (tmp_path / "short/result.json").read_bytes() == before
+    (tmp_path / "short/result.json").write_bytes(before.replace(b"theta", b"thetb"))
+    assert run([*command, "--resume", "auto"]) == 2
+    assert "result.json is damaged" in capsys.readouterr().err
     assert run([*command, "--resume", "auto", "epochs=2"]) == 2
     assert "raise epochs" in capsys.readouterr().err
     assert run([*command, "--resume", "auto", "epochs=4"]) == 0

@@ -157,6 +157,9 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a mean is missing": lambda d: d["standardization"]["mean"].pop(),
     "a mean is no number": lambda d: d["standardization"].update(mean=["a", "b", "c"]),
     "no format": lambda d: d.update(format=0),
+    "no layer": lambda d: d.update(sizes=[]),
+    "settings are a number": lambda d: d.update(config=5),
+    "a target is a number": lambda d: d.update(target=5),
 }
 
 
@@ -286,7 +289,8 @@ def test_metrics_end_where_a_line_is_cut_off(tmp_path):
     lines = [b'{"kind":"step","epoch":1,"step":4}\n', b'{"kind":"epoch","epoch":1,"step":4}\n']
     assert metrics_until(str(tmp_path), 1, 4) == b""
     file = tmp_path / "metrics.jsonl"
-    for cut in (b'{"kind":"step","epo', b'{"kind":"step"}\n', b'"\xff"\n'):
+    odd = b'{"kind":"step","epoch":1,"step":4,"loss":"\xff"}\n'
+    for cut in (b'{"kind":"step","epo', b'{"kind":"step"}\n', b'"\xff"\n', odd):
         file.write_bytes(b"".join([*lines, cut, *lines]))
         assert metrics_until(tmp_path, 1, 4) == b"".join(lines)
     assert metrics_until(tmp_path, 0, 4) == lines[0]

@@ -58,8 +58,8 @@ def use_kernel(name: str) -> list[str]:
         return []
     if "numpy" in sys.modules:
         return [
-            f'kernel = "{name}" has no effect: NumPy was imported before ddpbp could set '
-            + ", ".join(differing)
+            f'kernel = "{name}" has no effect, and the bits may differ: NumPy is loaded and keeps '
+            "its kernel; choose one before NumPy is imported, one for each process"
         ]
     notes = []
     for key, value in differing.items():

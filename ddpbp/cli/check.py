@@ -51,13 +51,13 @@ def doctor(settings: SettingsOptions, timeout_seconds: float) -> int:
 
     CONFIG and KEY=VALUE are as for train. Exit code 1 if a check has failed.
     """
-    from ddpbp.tools.doctor.examine import examine
-    from ddpbp.tools.doctor.installation import launcher_fault
     from ddpbp.tools.doctor.limits import limit_joining
 
     def main(world: World) -> int:
         cancel_limit()
         config = settings.config(world)
+        from ddpbp.tools.doctor.examine import examine
+
         show = print_text if world.rank == 0 else lambda _: None
         return examine(config, world, show, timeout_seconds)
 
@@ -65,6 +65,8 @@ def doctor(settings: SettingsOptions, timeout_seconds: float) -> int:
     try:
         return on_all_ranks(main)
     except ConfigError as error:  # launcher and library do not fit: there is no world
+        from ddpbp.tools.doctor.installation import launcher_fault
+
         if is_first():
             print_text(str(launcher_fault(error)))
         leave_together()

@@ -54,7 +54,10 @@ def launch(words: tuple[str, ...]) -> None:
     for folder in (package / "launch", package.parent / "launch"):  # installed, or a checkout
         if (folder / "launch.py").is_file():
             sys.stdout.flush()
-            os.execv(sys.executable, [sys.executable, str(folder / "launch.py"), *words])
+            try:
+                os.execv(sys.executable, [sys.executable, str(folder / "launch.py"), *words])
+            except OSError as error:
+                raise ConfigError(f"{sys.executable} cannot be started: {error.strerror}") from None
     raise ConfigError("the launcher is not part of this installation; reinstall ddpbp")
 
 

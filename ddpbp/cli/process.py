@@ -1,5 +1,6 @@
 """The ranks of a command, and how it ends: the same exit code everywhere, one message."""
 
+import contextlib
 import io
 import os
 import signal
@@ -26,15 +27,20 @@ def is_first() -> bool:
 
 def complain(message: object) -> None:
     """Print one message on standard error."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"ddpbp: {message}\n")
-        sys.stderr.flush()
+    _print_error(f"ddpbp: {message}\n")
 
 
 def print_notes(world: World, notes: Iterable[str]) -> None:
     """Print notes on standard error, on rank 0."""
-    if world.rank == 0 and sys.stderr is not None:
-        sys.stderr.writelines(f"note: {note}\n" for note in notes)
+    if world.rank == 0:
+        _print_error("".join(f"note: {note}\n" for note in notes))
+
+
+def _print_error(text: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # it is full: the exit code tells what happened
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def leave_together() -> None:
@@ -113,7 +119,8 @@ def begin_output() -> None:
     if sys.stdout is None:
         raise DdpbpError("standard output is closed; redirect it to a file or to /dev/null")
     stream: TextIO = sys.stdout
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+    # The C locale comes with "surrogateescape".
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
         stream.reconfigure(errors="backslashreplace")
 
 

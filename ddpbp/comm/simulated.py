@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpbp.comm.world import Array, World
+from ddpbp.errors import ConfigError
+
+MAX_RANKS = 256
 
 
 class _Hub:
@@ -72,7 +75,15 @@ class SimulatedWorld(World):
 
 
 def simulate(world_size: int, main: Callable[[World], int]) -> int:
-    """Run `main` once per rank in this process, in turn; return rank 0's exit code."""
+    """Run `main` once per rank in this process, in turn; return rank 0's exit code.
+
+    Raises
+    ------
+    ConfigError
+        If it is more ranks than `MAX_RANKS`: each is a thread.
+    """
+    if world_size > MAX_RANKS:
+        raise ConfigError(f"{world_size} simulated ranks: allowed are 1 to {MAX_RANKS}")
     hub = _Hub(world_size)
     codes = [1] * world_size
 

@@ -26,6 +26,7 @@ class _Meeting:
         # Used in turn, because other threads may still read the round before.
         self.rounds: tuple[list[Any], list[Any]] = ([None] * size, [None] * size)
         self.arrivals = [0] * size
+        self.exchanges = [0] * size
 
 
 class _Arrival:
@@ -74,11 +75,14 @@ class ThreadWorld(World):
         self._count += 1
         values = self._meeting.rounds[self._count % 2]
         values[self._thread] = value
+        self._meeting.exchanges[self._thread] = self._count
         self.pulse.waits += 1
         try:
             self._meeting.barrier.wait()
         except threading.BrokenBarrierError:
-            raise SystemExit(1) from None
+            # A thread that failed right after this exchange breaks it for those still waking up.
+            if min(self._meeting.exchanges) < self._count:
+                raise SystemExit(1) from None
         finally:
             self.pulse.waits -= 1
         return list(values)

@@ -26,7 +26,21 @@ def check(config: Config, origins: Origins) -> None:
     for key, value in flat(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{origins.of(key)}: {key} = {value}: allowed: a finite number")
+        if isinstance(value, str) and not value.isascii() and not _is_unicode(value):
+            raise ConfigError(
+                f"{origins.of(key)}: {key} = {value!r}: allowed: text; if it is text in UTF-8, set "
+                "LC_ALL=C.UTF-8"
+            )
     _check_together(config, origins)
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be written: undecoded bytes of the command line cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_names(config: Config, origins: Origins) -> None:

@@ -17,13 +17,14 @@ Number = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+Text = Annotated[str, Meta(min_length=1)]
 TaskName = Literal["classification", "binary", "multilabel", "regression"]
 
 
 class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The data to learn from."""
 
-    source: str = "digits"
+    source: Text = "digits"
     """digits, fashion-mnist, synthetic, or a path: a .csv, .npy or .npz file, a folder of IDX."""
     format: str | None = None
     """csv, npy, npz or idx, where the name of the path does not show it."""
@@ -145,7 +146,7 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """Examples of one step, over all ranks together."""
     micro_batch_size: Count | Literal["auto"] = "auto"
     """Examples of one leaf, the unit of work; auto is an eighth of batch_size, rounded up."""
-    output: Annotated[str, HARMLESS] = "runs/{name}"
+    output: Annotated[Text, HARMLESS] = "runs/{name}"
     """The run folder; {name} is the stem of the configuration file, else of data.source."""
     threads: Annotated[Count | Literal["auto"], HARMLESS] = "auto"
     """Threads of each process, each with leaves of its own; auto uses as many as pay."""

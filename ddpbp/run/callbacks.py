@@ -11,7 +11,12 @@ BLAS kernel.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from ddpbp.errors import DdpbpError
 
 if TYPE_CHECKING:
     from ddpbp.engine.trainer import Trainer
@@ -46,7 +51,7 @@ class Callback:
         """Act after the last epoch."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a resume needs, as plain values of JSON."""
+        """Return what a resume needs, as plain values of JSON; it is copied."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -86,6 +91,39 @@ class SaveCandidates(Callback):
         """Save, with the loss by which checkpoints are compared."""
         if run.progress.epoch < self._epochs:
             run.save(score=judged_by(scores))
+
+
+def named(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Return callbacks by the names of their states: the class, the second of one as "Name-2"."""
+    names: dict[str, Callback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        count = 1 + sum(type(other).__name__ == kind for other in names.values())
+        names[kind if count == 1 else f"{kind}-{count}"] = callback
+    return names
+
+
+def states_of(callbacks: Sequence[Callback]) -> dict[str, dict[str, Any]]:
+    """Return copies of what callbacks remember: a checkpoint is written beside the next steps.
+
+    Raises
+    ------
+    DdpbpError
+        If JSON would not give back the same.
+    """
+    states: dict[str, dict[str, Any]] = {}
+    for name, callback in named(callbacks).items():
+        state, reason = callback.state(), "JSON would change some"
+        try:
+            states[name] = msgspec.json.decode(msgspec.json.encode(state))
+        except (TypeError, ValueError, RecursionError) as error:
+            reason = str(error)
+        if states.get(name) != state or not isinstance(state, dict):
+            raise DdpbpError(
+                f"callback {name}: state() must return plain values of JSON (a dictionary of text, "
+                f"finite numbers, lists, true, false, None): {reason}"
+            )
+    return {name: state for name, state in states.items() if state}
 
 
 def judged_by(scores: Scores) -> float:

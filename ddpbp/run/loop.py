@@ -18,7 +18,7 @@ from ddpbp.data.dataset import Dataset
 from ddpbp.engine.evaluator import Evaluator
 from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import DdpbpError, Stopped
-from ddpbp.run.callbacks import Callback, judged_by
+from ddpbp.run.callbacks import Callback, judged_by, named, states_of
 from ddpbp.run.faults import finished, recorded
 from ddpbp.run.output import figure
 from ddpbp.run.report import Report
@@ -135,8 +135,8 @@ class Run:
                 theta_sha256=state.theta_sha256,
             )
             self.progress = state.progress
-            for callback in self.callbacks:
-                callback.restore(state.callbacks.get(type(callback).__name__, {}))
+            for name, callback in named(self.callbacks).items():
+                callback.restore(state.callbacks.get(name, {}))
         self.began = True
 
     def _learn(self, epochs: int, *, fast: bool) -> dict[str, Any]:
@@ -230,13 +230,15 @@ class Run:
         self.trainer.enter(phases.CHECKPOINT)
         self.trainer.require_in_step()
         self.requests.saved()
+        callbacks = states_of(self.callbacks)  # on every rank, so that all fail or none
         if self.writer:
             self.writer.wait()
             self._warn_of_failed_write()
-            self.writer.start(self.model, self.trainer.vectors, self._state(score), wait=wait)
+            state = self._state(callbacks, score)
+            self.writer.start(self.model, self.trainer.vectors, state, wait=wait)
         self.trainer.enter(phases.BETWEEN)
 
-    def _state(self, score: float | None = None) -> State:
+    def _state(self, callbacks: dict[str, dict[str, Any]], score: float | None = None) -> State:
         return State(
             version=__version__,
             step=self.trainer.step,
@@ -245,11 +247,7 @@ class Run:
             score=score,
             learning_rate=self.trainer.eta,
             optimizer_products=self.trainer.optimizer.products,
-            callbacks={
-                type(callback).__name__: state
-                for callback in self.callbacks
-                if (state := callback.state())
-            },
+            callbacks=callbacks,
             config=dump(self.config),
             config_sha256=fingerprint(self.config),
             data_sha256=self.dataset.sha256,
@@ -259,7 +257,7 @@ class Run:
 
     def keep(self) -> Start:
         """Return a start from where this rank is, as if it had saved a checkpoint."""
-        state = self._state()
+        state = self._state(states_of(self.callbacks))
         state.theta_sha256 = digest([self.trainer.theta.flat])
         path = (self.folder or Path()) / CHECKPOINTS / name_of(state.step)
         last = list(self.report.last.values())

@@ -11,7 +11,7 @@ from ddpbp.base import blas
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.config.write import differences
-from ddpbp.errors import ConfigError, OutOfStep
+from ddpbp.errors import ConfigError, DataError, OutOfStep
 from ddpbp.store.checkpoint import Checkpoint, find_checkpoint
 from ddpbp.store.files import read_json
 from ddpbp.store.run_folder import RESULT, make_run_folder
@@ -172,12 +172,28 @@ def find_start(
     _require_same_course(start, checkpoint, config)
     progress = checkpoint.state.progress
     if complete and progress.epoch == config.epochs:
-        start.result = read_json(folder / RESULT)
+        start.result = _read_result(folder / RESULT)
     start.notes.append(
         f"continuing from {checkpoint.path}: step {checkpoint.state.step}, epoch "
         f"{progress.epoch + 1} after {progress.position} of its examples"
     )
     return start
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    """Read result.json: numbers, and two hashes as text.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    result = read_json(file)
+    texts = {key for key, value in result.items() if isinstance(value, str)}
+    numbers = all(v is None or isinstance(v, str | int | float) for v in result.values())
+    if texts != {"theta_sha256", "canary_sha256"} or not numbers:
+        raise DataError(f"{file} is damaged; remove it and resume to write it again")
+    return result
 
 
 def _require_same_course(start: Start, checkpoint: Checkpoint, config: Config) -> None:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ddpbp.base.hashing import digest
 from ddpbp.errors import DataError, DdpbpError
 from ddpbp.store.files import (
+    NewerFormat,
     json_text,
     read_bytes,
     read_json,
@@ -189,9 +190,15 @@ def read_state(path: str | Path) -> State:
     """
     file = Path(path) / STATE
     content = read_json(file)
-    number = require_format(file, content, FORMAT)
     sha256, content["sha256"] = content.get("sha256"), ""
-    if _json_sha256(content) != sha256:
+    intact = _json_sha256(content) == sha256
+    try:
+        number = require_format(file, content, FORMAT)
+    except NewerFormat as error:
+        if intact:
+            raise
+        raise DataError(str(error)) from None  # or a flipped bit: the one before may be taken
+    if not intact:
         raise DataError(f"{file} is damaged: its content does not match its hash")
     try:
         return msgspec.convert({**content, "format": number, "sha256": sha256}, State)
@@ -261,6 +268,8 @@ def find_checkpoint(
     for path in paths:
         try:
             checkpoint = read_checkpoint(path)
+        except NewerFormat:  # to pass it over would lose it
+            raise
         except DataError as error:
             faults.append(str(error))
         else:

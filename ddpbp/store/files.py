@@ -16,6 +16,10 @@ Buffer = Any  # bytes, or another object with the buffer interface
 MAX_JSON_BYTES = 16_000_000
 
 
+class NewerFormat(DataError):  # noqa: N818
+    """A file is whole, but a newer version of ddpbp wrote it."""
+
+
 def write_synced(path: str | Path, pieces: Iterable[Buffer]) -> str:
     """Write a file and flush it to the disk; return the SHA-256 of its content."""
     sha256 = hashlib.sha256()
@@ -122,12 +126,14 @@ def require_format(path: str | Path, content: dict[str, Any], newest: int) -> in
 
     Raises
     ------
+    NewerFormat
+        If this version of ddpbp does not know the format yet.
     DataError
-        If this version of ddpbp does not know the format.
+        If no version does.
     """
     number = content.get("format", 1)
     if isinstance(number, int) and number > newest:
-        raise DataError(
+        raise NewerFormat(
             f"{path} is of format {number}, and this ddpbp reads formats 1 to {newest}: "
             "use a newer version of ddpbp"
         )

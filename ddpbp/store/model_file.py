@@ -22,7 +22,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from ddpbp.config.read import parse
 from ddpbp.config.settings import Config
@@ -42,6 +44,19 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 OPTIMIZER = "optimizer."  # begins the names of the tensors that only a checkpoint has
+
+
+class _Description(msgspec.Struct):
+    """What the description holds; the fields without a default are in every format."""
+
+    config: dict[str, Any]
+    sizes: Annotated[list[Annotated[int, msgspec.Meta(ge=1)]], msgspec.Meta(min_length=2)]
+    hidden: str
+    output: str
+    classes: list[str] | None = None
+    columns: list[str] | None = None
+    target: str | None = None
+    theta_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
     hashed = header["format"] > 1 or "sha256" in metadata
     if hashed and metadata.get("sha256") != _text_sha256(text):
         raise DataError(f"{file} is damaged: its header does not match its hash")
+    try:
+        msgspec.convert(header, _Description)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{file} is damaged, or of another version of ddpbp: {error}") from None
     return header
 
 

@@ -105,8 +105,8 @@ def metrics_until(folder: str | Path, epoch: int, step: int) -> bytes:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
     for line in lines:
         try:
-            record = msgspec.json.decode(line, type=_Record)
-        except (msgspec.DecodeError, UnicodeError):  # cut off by a kill
+            record = msgspec.convert(msgspec.json.decode(line), _Record)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):  # cut off by a kill
             break
         if record.epoch <= epoch if record.kind == "epoch" else record.step <= step:
             kept.append(line)

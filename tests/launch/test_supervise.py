@@ -1,6 +1,8 @@
 """A job: nothing runs before `run`; whose line is shown, whose exit code counts."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,18 @@ def test_a_traceback_is_held_back_and_its_rank_failed_first(capsys):
     assert capsys.readouterr().err == ""
     assert ended.first_failed == 1
     assert ended.held == {1: ["Traceback (most recent call last):", "ValueError"]}
+
+
+def test_output_that_is_lost_ends_no_job(tmp_path):
+    code = (
+        "from launch.supervise import Job, Output; "
+        "lines = 'echo @0 start h 1; echo @0 out one; echo @0 out two; echo @0 end 0'; "
+        "job = Job(['sh', '-c', lines], {}, 1, Output('all', None, colour=False)); "
+        "raise SystemExit(job.run().code)"
+    )
+    words = [sys.executable, "-c", code]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == 0
+    assert ended.stderr.startswith("launch: standard output cannot be written (No space left")
+    assert ended.stderr.count("\n") == 1
