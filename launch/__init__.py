@@ -1,18 +1,18 @@
 """The launcher: start ddpbp on several processes, here, on hosts, or as a batch job.
 
-launch.py      runs this package as a file, also in a checkout that is not installed
-start.py       from the command line to an exit code: start the ranks, restart them
-options.py     the command line, and launch.toml
-training.py    what the launcher knows of ddpbp: its commands, how to resume, where a fault is kept
-hosts.py       hosts from options, a file or the batch system; ranks dealt to them; probing them
-probe.py       runs on each host (standalone): its cores, missing paths, sweeping /dev/shm
-mpi.py         the MPI library of a Python, the mpiexec that fits it, the command that starts ranks
-rank.py        runs around each rank (standalone): binds it to cores, labels its lines
-supervise.py   one start of the ranks: shows their lines, forwards signals, returns how they ended
-explain.py     why a job failed, in one message
-batch.py       a job script for Slurm, PBS or LSF, filled into a template of `templates/`
-mpijob.py      the same job for Kubernetes
-errors.py      LaunchError (one message, exit code 2), and how a message is printed
+launch.py         runs this package as a file, also in a checkout that is not installed
+start.py          from the command line to an exit code: start the ranks, restart them
+options.py        the command line, and launch.toml
+train_command.py  what the launcher knows of ddpbp: its commands, resuming, its faults
+hosts.py          hosts from options, a file or the batch system; ranks dealt to them; probing them
+probe.py          runs on each host (standalone): its cores, missing paths, sweeping /dev/shm
+mpi.py            the MPI library of a Python, the mpiexec that fits it, its command line
+rank.py           runs around each rank (standalone): binds it to cores, labels its lines
+supervise.py      one start of the ranks: shows their lines, forwards signals, how they ended
+explain.py        why a job failed, in one message
+batch.py          a job script for Slurm, PBS or LSF, filled into a template of `templates/`
+mpijob.py         the same job for Kubernetes
+errors.py         LaunchError (one message, exit code 2), and how a message is printed
 
 Beside the code: `templates/` and `examples/` of job scripts, `ssh/` for the image, ddpbp.def for
 Apptainer.

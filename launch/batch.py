@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import mpijob, training
+from . import mpijob, train_command
 from .errors import LaunchError
 from .hosts import output_of
 from .options import inner_words
@@ -57,9 +57,9 @@ def submit(options: argparse.Namespace, python: Sequence[str]) -> str:
         raise LaunchError(
             f"-n {ranks}: more than --nodes {options.nodes} times --ppn {options.ppn}"
         )
-    training.check(python, options.arguments, ranks)
+    train_command.check(python, options.arguments, ranks)
     options.requeue = options.requeue is not False
-    arguments = training.resumed(options.arguments) if options.requeue else options.arguments
+    arguments = train_command.resumed(options.arguments) if options.requeue else options.arguments
     if options.requeue and "--overwrite" in options.arguments:
         raise LaunchError(
             "--overwrite would delete the checkpoint when the job is requeued; remove the old run "

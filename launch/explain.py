@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import training
+from . import train_command
 from .errors import print_message
 from .supervise import REQUEUE, Ended
 
@@ -22,7 +22,7 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> in
         return _stopped(ended, arguments)
     if ended.agreed and not ended.held:
         return ended.code
-    fault = training.fault(python, arguments)
+    fault = train_command.fault(python, arguments)
     code = ended.code
     if not any(ended.codes.values()):  # the ranks were killed before they could report
         code = int(fault.get("exit_code", code))
@@ -40,7 +40,7 @@ def _stopped(ended: Ended, arguments: Sequence[str]) -> int:
     """Explain a job that ended by the signal which the launcher received."""
     again = " for the second time" * ended.forced
     print_message(f"ended by {signal.Signals(ended.asked).name}{again}")
-    if training.is_training(arguments) and not ended.forced:
+    if train_command.is_training(arguments) and not ended.forced:
         print_message("the training had not begun; nothing is lost")
         return REQUEUE
     return ended.code

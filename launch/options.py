@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .errors import LaunchError
 from .mpi import FAMILIES
-from .training import check_command
+from .train_command import check_command
 
 SETTINGS = "launch.toml"
 DESCRIPTION = """\

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import batch, hosts, mpi, training
+from . import batch, hosts, mpi, train_command
 from .errors import LaunchError, print_message
 from .explain import explain
 from .hosts import Machines
@@ -100,7 +100,7 @@ def start(options: argparse.Namespace) -> int:
             return ended.code
         restarts += 1
         options.n = left
-        options.arguments = training.restarted(program(options), options.arguments)
+        options.arguments = train_command.restarted(program(options), options.arguments)
         print_message(f"restart {restarts} of {options.max_restarts}")
 
 

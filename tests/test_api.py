@@ -103,7 +103,7 @@ def test_the_parts_can_be_built_without_a_settings_file(tmp_path):
     from ddpbp.base import tree
     from ddpbp.comm.all_reduce.choose import make_reducer
     from ddpbp.comm.all_reduce.reducer import Payload
-    from ddpbp.data.batches import Batches
+    from ddpbp.data.shards import Shards
     from ddpbp.data.sources import Part
     from ddpbp.nn.losses import LOSSES
     from ddpbp.nn.optimizers import OPTIMIZERS, Hyperparameters
@@ -112,19 +112,19 @@ def test_the_parts_can_be_built_without_a_settings_file(tmp_path):
     x = np.random.default_rng(1).standard_normal((90, 3))
     y = np.sin(x).sum(axis=1, keepdims=True)
     network = ddpbp.Network((3, 16, 1), "tanh", "identity", dtype)
-    batches = Batches(len(x), 32, 8, 0, world.rank, world.world_size)
-    payload = Payload(network.parameter_count, dtype, 1, batches.leaf_counts)
+    shards = Shards(len(x), 32, 8, 0, world.rank, world.world_size)
+    payload = Payload(network.parameter_count, dtype, 1, shards.leaf_counts)
     parts = ddpbp.Parts(
         network=network,
         theta=ddpbp.initialize(network, "xavier_uniform", 0),
-        batches=batches,
-        backprop=ddpbp.Backprop(network, LOSSES["squared_error"].bind(), batches.capacity),
+        shards=shards,
+        backprop=ddpbp.Backprop(network, LOSSES["squared_error"].bind(), shards.capacity),
         reducer=make_reducer(world, payload),
         optimizer=OPTIMIZERS["sgd"](network, Hyperparameters()),
         learning_rate=lambda step: 0.2 / (1.0 + 0.01 * step),
     )
     trainer = ddpbp.Trainer(parts, Part(x, y), world)
-    losses = [trainer.train_step(batch) for epoch in range(20) for batch in batches.epoch(epoch)]
+    losses = [trainer.train_step(batch) for epoch in range(20) for batch in shards.epoch(epoch)]
     assert trainer.step == 60
     assert np.mean(losses[-3:]) < 0.2 * np.mean(losses[:3])
     assert tree.leaf_count(32, 8) == 4

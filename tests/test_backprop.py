@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ddpbp.base import tree
 from ddpbp.config.read import parse
-from ddpbp.data.batches import leaf_shapes
+from ddpbp.data.shards import leaf_shapes
 from ddpbp.data.sources import Part
 from ddpbp.engine.build import make_backprop, make_network
 from ddpbp.engine.loading import load

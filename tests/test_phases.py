@@ -27,7 +27,7 @@ def trained_step() -> tuple[Trainer, Recorder]:
     config = resolve(None, ["model.hidden=[300,200]"])
     trainer = make_trainer(config, open_dataset(config, world), world)
     world.pulse.observers.append(recorder)
-    trainer.train_step(next(trainer.batches.epoch(0)))
+    trainer.train_step(next(trainer.shards.epoch(0)))
     return trainer, recorder
 
 

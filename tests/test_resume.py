@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ddpbp.cli.main import run
-from ddpbp.run import requests
+from ddpbp.run import save_requests
 from ddpbp.store.model_file import encode_model
 
 # 107 rows to train on: 4 steps an epoch, 12 in all, and a short last batch.
@@ -38,12 +38,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Let SIGTERM come during these steps, and no other."""
     count = 0
 
-    def pending(self: requests.SaveRequests, rank: int) -> int:
+    def pending(self: save_requests.SaveRequests, rank: int) -> int:
         nonlocal count
         count += rank == 0
-        return requests.SIGNAL + signal.SIGTERM if count in steps and rank == 0 else 0
+        return save_requests.SIGNAL + signal.SIGTERM if count in steps and rank == 0 else 0
 
-    monkeypatch.setattr(requests.SaveRequests, "pending", pending)
+    monkeypatch.setattr(save_requests.SaveRequests, "pending", pending)
 
 
 WAYS: dict[str, list[str]] = {
@@ -411,13 +411,13 @@ def test_in_one_process_ctrl_c_twice_ends_at_once(python, tmp_path):
 def test_a_second_signal_ends_at_once_even_while_waiting_in_c(python, tmp_path):
     code = """
 import os, signal, threading, time
-from ddpbp.run import requests
-requests.PATIENCE_SECONDS = 0.2
-with requests.SaveRequests(max_seconds=0, every_minutes=0, alone=False) as asked:
+from ddpbp.run import save_requests
+save_requests.PATIENCE_SECONDS = 0.2
+with save_requests.SaveRequests(max_seconds=0, every_minutes=0, alone=False) as asked:
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     time.sleep(0.3)
-    assert asked.pending(3) == requests.SIGNAL + signal.SIGUSR1
+    assert asked.pending(3) == save_requests.SIGNAL + signal.SIGUSR1
     kill = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
     kill.start()
     lock = threading.Lock()
@@ -439,14 +439,19 @@ def test_after_max_seconds_all_ranks_stop(mpirun, tmp_path):
 
 def test_minutes_are_counted_from_the_last_checkpoint(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("ddpbp.run.requests.time.monotonic", lambda: now)
-    clock = requests.SaveRequests(max_seconds=200, every_minutes=1, alone=False)
+    monkeypatch.setattr("ddpbp.run.save_requests.time.monotonic", lambda: now)
+    clock = save_requests.SaveRequests(max_seconds=200, every_minutes=1, alone=False)
     asked = []
     for now in (159.0, 161.0, 161.1, 301.0):
         asked.append((clock.pending(0), clock.pending(1)))
-        if asked[-1][0] == requests.SAVE and now > 161.0:
+        if asked[-1][0] == save_requests.SAVE and now > 161.0:
             clock.saved()
-    assert [first for first, _ in asked] == [0, requests.SAVE, requests.SAVE, requests.TIME]
+    assert [first for first, _ in asked] == [
+        0,
+        save_requests.SAVE,
+        save_requests.SAVE,
+        save_requests.TIME,
+    ]
     assert {second for _, second in asked} == {0}
 
 

@@ -86,7 +86,7 @@ def trainer(**optimizer: Any) -> Trainer:
 
 def test_the_schedule_of_a_run_ends_with_its_last_epoch():
     built = trainer()
-    assert built.batches.steps_per_epoch == 3
+    assert built.shards.steps_per_epoch == 3
     rates = [built.learning_rate(step) for step in (0, 1, 2, 9)]
     assert rates == pytest.approx([0.1, 0.2, 0.2, 0.1], rel=1e-14)
 

@@ -11,8 +11,8 @@ import pytest
 
 from ddpbp.base.tasks import TASKS
 from ddpbp.data import sources
+from ddpbp.data.builtin import DIGITS, FASHION_CLASSES, NAMED
 from ddpbp.data.formats.table import FORMATS
-from ddpbp.data.named import DIGITS, FASHION_CLASSES, NAMED
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Columns, Rows, read_all
 from ddpbp.data.sources import Part, Source, open_rows, read_features

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ddpbp.data import checks
+from ddpbp.data.builtin import NAMED
 from ddpbp.data.columns import feature_columns, target_columns, targets_present
 from ddpbp.data.files import hint, reading
 from ddpbp.data.formats.table import format_of
-from ddpbp.data.named import NAMED
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Array, Columns, Contents, Rows
 from ddpbp.errors import DataError

@@ -13,8 +13,8 @@ from ddpbp.comm.all_reduce.choose import make_reducer
 from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.data.batches import Batches
 from ddpbp.data.dataset import Dataset
+from ddpbp.data.shards import Shards
 from ddpbp.engine.data import task_of
 from ddpbp.engine.evaluator import LEAF_ROWS, Evaluator
 from ddpbp.engine.trainer import Parts, Trainer
@@ -31,16 +31,16 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     notes: list[str] = []
     train = dataset.train
     network = make_network(config, train.x.shape[1], dataset.outputs)
-    batches = make_batches(config, len(train), world.rank, world.world_size)
-    payload = make_payload(config, network, batches.leaf_counts)
+    shards = make_shards(config, len(train), world.rank, world.world_size)
+    payload = make_payload(config, network, shards.leaf_counts)
     return Parts(
         network=network,
         theta=initialize(network, config.model.initialization, config.seed),
-        batches=batches,
-        backprop=make_backprop(config, network, max(batches.capacity, batches.full_leaf)),
+        shards=shards,
+        backprop=make_backprop(config, network, max(shards.capacity, shards.full_leaf)),
         reducer=make_reducer(world, payload, notes.append),
         optimizer=make_optimizer(config, network),
-        learning_rate=make_learning_rate(config, batches.steps_per_epoch),
+        learning_rate=make_learning_rate(config, shards.steps_per_epoch),
         notes=notes,
     )
 
@@ -68,9 +68,9 @@ def make_network(config: Config, features: int, outputs: int) -> Network:
     )
 
 
-def make_batches(config: Config, examples: int, rank: int, world_size: int) -> Batches:
-    """Return the batches of `rank`."""
-    return Batches(examples, config.batch_size, config.leaf_size, config.seed, rank, world_size)
+def make_shards(config: Config, examples: int, rank: int, world_size: int) -> Shards:
+    """Return the shards that `rank` owns of all batches."""
+    return Shards(examples, config.batch_size, config.leaf_size, config.seed, rank, world_size)
 
 
 def make_payload(config: Config, network: Network, leaf_counts: tuple[int, ...]) -> Payload:

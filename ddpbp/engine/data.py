@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddpbp.base.hashing import digest
 from ddpbp.base.tasks import TASKS
-from ddpbp.comm.comparison import require_equal
+from ddpbp.comm.compare_ranks import require_equal
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config

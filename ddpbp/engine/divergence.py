@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpbp.data.batches import Batch
+from ddpbp.data.shards import Shard
 from ddpbp.data.sources import Part
 from ddpbp.engine.loading import load
 from ddpbp.nn.backprop import Backprop
@@ -42,7 +42,7 @@ def first_place(
     backprop: Backprop,
     theta: Parameters,
     part: Part,
-    batch: Batch,
+    shard: Shard,
     step: int,
 ) -> Place | None:
     """Compute this rank's leaves again, one by one, until one is not finite.
@@ -55,9 +55,9 @@ def first_place(
     network = backprop.network
     grad = network.views(np.empty(network.parameter_count, network.dtype))
     places: list[Place] = []
-    for leaf, offset, size in _leaves(batch):
-        load(backprop, part, batch.indices[offset : offset + size], ((1, size),))
-        first = batch.first + offset
+    for leaf, offset, size in _leaves(shard):
+        load(backprop, part, shard.indices[offset : offset + size], ((1, size),))
+        first = shard.first + offset
         backprop.forward(theta, step, first)
         rows = f"rows {first} to {first + size - 1}"
         (stack,) = backprop.stacks
@@ -68,7 +68,7 @@ def first_place(
             places.append(Place(0, wrong, leaf, f"z of layer {wrong}", rows))
             continue
         losses = backprop.losses()
-        for _ in backprop.backward(theta, [grad], [0], batch.examples):
+        for _ in backprop.backward(theta, [grad], [0], shard.batch_examples):
             pass
         for l in range(network.L, 0, -1):
             if not (np.isfinite(grad.W[l]).all() and np.isfinite(grad.b[l]).all()):
@@ -81,10 +81,10 @@ def first_place(
     return min(places, default=None)
 
 
-def _leaves(batch: Batch) -> Iterator[tuple[int, int, int]]:
+def _leaves(shard: Shard) -> Iterator[tuple[int, int, int]]:
     """Walk (leaf, offset of its first row among this rank's rows, size)."""
-    leaf, offset = batch.leaves[0], 0
-    for count, size in batch.shapes:
+    leaf, offset = shard.leaves[0], 0
+    for count, size in shard.shapes:
         for _ in range(count):
             yield leaf, offset, size
             leaf, offset = leaf + 1, offset + size

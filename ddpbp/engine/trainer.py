@@ -10,9 +10,9 @@ import numpy.typing as npt
 from ddpbp.base import phases, tree
 from ddpbp.base.hashing import digest
 from ddpbp.comm.all_reduce.reducer import Reducer
-from ddpbp.comm.comparison import require_equal, require_in_step
+from ddpbp.comm.compare_ranks import require_equal, require_in_step
 from ddpbp.comm.world import World
-from ddpbp.data.batches import Batch, Batches
+from ddpbp.data.shards import Shard, Shards
 from ddpbp.data.sources import Part
 from ddpbp.engine.canary import canary
 from ddpbp.engine.divergence import first_place
@@ -36,7 +36,7 @@ class Parts:
     network : Network
     theta : Parameters
         The initial weights.
-    batches : Batches
+    shards : Shards
         This rank's leaves of every step.
     backprop : Backprop
         A workspace for this rank's leaves, and for one full leaf at least.
@@ -50,7 +50,7 @@ class Parts:
 
     network: Network
     theta: Parameters
-    batches: Batches
+    shards: Shards
     backprop: Backprop
     reducer: Reducer
     optimizer: Optimizer
@@ -77,7 +77,7 @@ class Trainer:
     eta : float
         The learning rate of the last update.
     request, agreed : int
-        The request of this rank for the next step (see `run.requests`), and the one that all ranks
+        What this rank asks for at the next step (see `run.save_requests`), and what all ranks
         agreed on at the last step.
     canary : str
         A hash over one leaf's forward and backward pass on synthetic data.
@@ -90,20 +90,19 @@ class Trainer:
 
     def __init__(self, parts: Parts, data: Part, world: World) -> None:
         self.network, self.theta, self.backprop = parts.network, parts.theta, parts.backprop
-        self.batches, self.reducer, self.optimizer = parts.batches, parts.reducer, parts.optimizer
+        self.shards, self.reducer, self.optimizer = parts.shards, parts.reducer, parts.optimizer
         self.learning_rate, self.notes = parts.learning_rate, parts.notes
         self.data, self.world, self._pulse = data, world, world.pulse
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
-            n: tree.run_program(n, world.rank, world.world_size)[0]
-            for n in self.batches.leaf_counts
+            n: tree.run_program(n, world.rank, world.world_size)[0] for n in self.shards.leaf_counts
         }
         self.step = 0
         self.request = self.agreed = 0
         self._in_step = -1  # the step at which the ranks were last compared
         self.eta = self.learning_rate(0)
         self.enter(phases.BETWEEN)
-        self.canary = canary(self.backprop, self.theta, self.batches.full_leaf)
+        self.canary = canary(self.backprop, self.theta, self.shards.full_leaf)
         require_equal(
             world,
             "canary (forward and backward on synthetic data)",
@@ -119,7 +118,7 @@ class Trainer:
         """Begin a phase: what this rank is doing now."""
         self._pulse.enter(phase, self.step)
 
-    def train_step(self, batch: Batch) -> float:
+    def train_step(self, shard: Shard) -> float:
         """Run one step of gradient descent over all ranks; return the batch's mean loss.
 
         Raises
@@ -128,24 +127,24 @@ class Trainer:
             On every rank, before any weight has changed.
         """
         self.enter(phases.DATA)
-        load(self.backprop, self.data, batch.indices, batch.shapes)
-        merges = self._merges[batch.leaf_count]
-        rows = self.reducer.begin_step(batch.leaf_count)
+        load(self.backprop, self.data, shard.indices, shard.shapes)
+        merges, examples = self._merges[shard.leaf_count], shard.batch_examples
+        rows = self.reducer.begin_step(shard.leaf_count)
 
         self.enter(phases.FORWARD)
-        self.backprop.forward(self.theta, self.step, batch.first)
+        self.backprop.forward(self.theta, self.step, shard.first)
         self.reducer.node_statistics[rows, 0] = tree.accumulate(self.backprop.losses(), merges)
         self.enter(phases.BACKWARD)
-        for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, batch.examples):
+        for begin in self.backprop.backward(self.theta, self._nodes[rows], merges, examples):
             self.reducer.start(begin)  # complete parts travel while the rest is computed
             self._pulse.hand_over(begin)
         self.enter(phases.REDUCE)
         reduced = self.reducer.finish(self.request)
         self.agreed = reduced.signal
 
-        loss = float(reduced.statistics[0]) / batch.examples
+        loss = float(reduced.statistics[0]) / examples
         if not (math.isfinite(loss) and reduced.finite):
-            self._raise_diverged(batch)
+            self._raise_diverged(shard)
         self.enter(phases.UPDATE)
         self.eta = self.learning_rate(self.step)
         self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
@@ -212,7 +211,7 @@ class Trainer:
                 raise OutOfStep(f"step {self.step}: the weights are not those that were saved")
         self.require_in_step()
 
-    def _raise_diverged(self, batch: Batch) -> NoReturn:
+    def _raise_diverged(self, shard: Shard) -> NoReturn:
         """Name the first layer and leaf that are not finite; no rank's weights were touched.
 
         Raises
@@ -220,10 +219,10 @@ class Trainer:
         Diverged
             On every rank, with the same message on any number of ranks.
         """
-        mine = first_place(self.backprop, self.theta, self.data, batch, self.step)
+        mine = first_place(self.backprop, self.theta, self.data, shard, self.step)
         places = [place for place in self.world.all_gather_object(mine) if place is not None]
         what = str(min(places)) if places else "the sum over all leaves"
-        epoch = self.step // self.batches.steps_per_epoch + 1
+        epoch = self.step // self.shards.steps_per_epoch + 1
         raise Diverged(
             f"epoch {epoch}, step {self.step + 1}: {what} is not finite; the weights are those of "
             f"step {self.step}. Lower optimizer.learning_rate (now "

@@ -13,8 +13,8 @@ from ddpbp.base.hashing import digest
 from ddpbp.base.version import __version__
 from ddpbp.config.settings import Config
 from ddpbp.config.write import dump, fingerprint, to_toml
-from ddpbp.data.batches import Batch
 from ddpbp.data.dataset import Dataset
+from ddpbp.data.shards import Shard
 from ddpbp.engine.evaluator import Evaluator
 from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import DdpbpError, Stopped
@@ -22,7 +22,7 @@ from ddpbp.run.callbacks import Callback, judged_by, named, states_of
 from ddpbp.run.faults import finished, recorded
 from ddpbp.run.output import figure
 from ddpbp.run.report import Report
-from ddpbp.run.requests import SAVE, SaveRequests, is_stop, reason
+from ddpbp.run.save_requests import SAVE, SaveRequests, is_stop, reason
 from ddpbp.run.sinks.jsonl import JsonLines
 from ddpbp.run.start import Start
 from ddpbp.store.checkpoint import Checkpoint, Progress, State, metrics_of, name_of
@@ -166,9 +166,9 @@ class Run:
     def _epoch(self, *, fast: bool) -> None:
         trainer, p = self.trainer, self.progress
         first, began = p.position, time.perf_counter()
-        first_step = -(-p.position // trainer.batches.batch_size)
-        for batch in trainer.batches.epoch(p.epoch, first_step):
-            self._step(batch)
+        first_step = -(-p.position // trainer.shards.batch_size)
+        for shard in trainer.shards.epoch(p.epoch, first_step):
+            self._step(shard)
             if fast:
                 break
         took, seen = time.perf_counter() - began, p.position - first
@@ -192,15 +192,15 @@ class Run:
         for callback in self.callbacks:
             callback.epoch(self, p.scores)
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, shard: Shard) -> None:
         trainer, p = self.trainer, self.progress
         trainer.request = self.requests.pending(self.world.rank)
-        loss = trainer.train_step(batch)
-        p.loss_sum += loss * batch.examples
-        p.position += batch.examples
+        loss = trainer.train_step(shard)
+        p.loss_sum += loss * shard.batch_examples
+        p.position += shard.batch_examples
         every = self.config.log_every_steps
         logged = bool(every) and trainer.step % every == 0
-        self.report.step(p.epoch + 1, trainer.step, batch.examples, loss, logged=logged)
+        self.report.step(p.epoch + 1, trainer.step, shard.batch_examples, loss, logged=logged)
         for callback in self.callbacks:
             callback.step(self, loss)
         self._warn_of_failed_write()
@@ -309,16 +309,16 @@ class Run:
         return {f"{name}_{key}": v for key, v in scores.items()}
 
     def _headline(self, processes: int) -> str:
-        network, batches = self.trainer.network, self.trainer.batches
+        network, shards = self.trainer.network, self.trainer.shards
         sizes = "-".join(str(n) for n in network.sizes)
         ranks = f"{processes} rank" + "s" * (processes > 1)
         if (count := self.world.world_size // processes) > 1:
             ranks += f" of {count} threads"
-        leaves = tree.leaf_count(batches.batch_size, batches.micro_batch_size)
+        leaves = tree.leaf_count(shards.batch_size, shards.micro_batch_size)
         return (
             f"{self.dataset.description}\n"
             f"network {sizes}, {network.parameter_count:,} parameters; "
-            f"{batches.examples:,} examples in batches of {batches.batch_size} "
+            f"{shards.examples:,} examples in batches of {shards.batch_size} "
             f"({leaves} leaves) on {ranks}"
         )
 

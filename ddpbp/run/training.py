@@ -22,7 +22,7 @@ from ddpbp.run.callbacks import Callback, CompareRanks, SaveCandidates
 from ddpbp.run.loop import Outcome, Run
 from ddpbp.run.ranks import choose_threads, require_enough_leaves
 from ddpbp.run.report import Report
-from ddpbp.run.requests import SaveRequests
+from ddpbp.run.save_requests import SaveRequests
 from ddpbp.run.sinks import Sink
 from ddpbp.run.sinks.bar import Bar
 from ddpbp.run.sinks.console import Console

@@ -71,17 +71,17 @@ def measure(config: Config, world: World) -> dict[str, Any]:
     """
     dataset = open_dataset(config, world)
     trainer, timer = make_trainer(config, dataset, world), PhaseTimer(world.pulse)
-    batch = next(trainer.batches.epoch(0))
+    shard = next(trainer.shards.epoch(0))
     run_steps(trainer, timer, 3)
     seconds = min(world.all_gather_object(run_steps(trainer, timer, 5)["step"]))
     steps = max(3, int(REPEAT_SECONDS / seconds))
-    rows = max(1, batch.rows)
+    rows = max(1, shard.rows)
 
     def bare(shapes: Sequence[tuple[int, int]], gradient_rows: int) -> Callable[[], float]:
         workspace = Backprop(trainer.network, trainer.backprop.loss, rows)
         return gemm(workspace, trainer.theta, shapes, gradient_rows)
 
-    leaf_gemm, whole_gemm = bare(batch.shapes, GRADIENT_ROWS), bare(((1, rows),), 2**30)
+    leaf_gemm, whole_gemm = bare(shard.shapes, GRADIENT_ROWS), bare(((1, rows),), 2**30)
     runs: list[dict[str, float]] = []
     for _ in range(REPEATS):
         one = run_steps(trainer, timer, steps)
@@ -108,13 +108,13 @@ def measure(config: Config, world: World) -> dict[str, Any]:
 def run_steps(trainer: Trainer, timer: PhaseTimer, steps: int) -> dict[str, float]:
     """Run full batches; return the seconds of one step, in all and by phase."""
     timer.reset()
-    full = min(trainer.batches.batch_size, trainer.batches.examples)
+    full = min(trainer.shards.batch_size, trainer.shards.examples)
     began, done, epoch = time.perf_counter(), 0, 0
     while done < steps:
-        for batch in trainer.batches.epoch(epoch):
-            if batch.examples < full:
+        for shard in trainer.shards.epoch(epoch):
+            if shard.batch_examples < full:
                 continue
-            trainer.train_step(batch)
+            trainer.train_step(shard)
             done += 1
             if done == steps:
                 break

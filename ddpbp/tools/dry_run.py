@@ -5,9 +5,9 @@ import resource
 from ddpbp.base import tree
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.data.batches import leaf_shapes
 from ddpbp.data.dataset import Dataset
-from ddpbp.engine.build import make_batches, make_network, make_optimizer
+from ddpbp.data.shards import leaf_shapes
+from ddpbp.engine.build import make_network, make_optimizer, make_shards
 from ddpbp.engine.data import open_dataset
 from ddpbp.nn.network import Network
 from ddpbp.run.ranks import require_enough_leaves
@@ -64,7 +64,7 @@ def _leaves(config: Config, ranks: int) -> str:
 
 
 def _steps(config: Config, examples: int) -> str:
-    steps = make_batches(config, examples, 0, 1).steps_per_epoch
+    steps = make_shards(config, examples, 0, 1).steps_per_epoch
     return f"{steps:,} an epoch, {steps * config.epochs:,} in all"
 
 

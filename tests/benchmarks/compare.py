@@ -79,7 +79,7 @@ def make_ddpbp(net: str, leaves: int) -> Step:
         nonlocal epoch
         done, began = 0, time.perf_counter()
         while done < steps:
-            for batch in trainer.batches.epoch(epoch):
+            for batch in trainer.shards.epoch(epoch):
                 trainer.train_step(batch)
                 done += 1
                 if done == steps:

@@ -56,7 +56,7 @@ def measure_ddpbp(net: str, leaves: int, rounds: int, steps: int) -> Measured | 
     config = synthetic(net, leaves)
     world = join()
     trainer = make_trainer(config, open_dataset(config, world), world)
-    batch = next(trainer.batches.epoch(0))
+    batch = next(trainer.shards.epoch(0))
     real, count = trainer.reducer, batch.leaf_count
     mute = Mute(world, real.payload)
     mute.node_grads[...] = 0.0

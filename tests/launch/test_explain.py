@@ -2,7 +2,7 @@
 
 import signal
 
-from launch import training
+from launch import train_command
 from launch.explain import explain
 from launch.supervise import REQUEUE, Ended
 
@@ -10,7 +10,7 @@ TRAIN = ["train"]
 
 
 def explained(capsys, monkeypatch, ended: Ended, fault: dict[str, object]) -> tuple[int, str]:
-    monkeypatch.setattr(training, "fault", lambda python, arguments: fault)
+    monkeypatch.setattr(train_command, "fault", lambda python, arguments: fault)
     code = explain(ended, ["python"], TRAIN)
     return code, capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from ddpbp.comm.comparison import require_equal, require_in_step
+from ddpbp.comm.compare_ranks import require_equal, require_in_step
 from ddpbp.comm.join import join
 from ddpbp.comm.mpi import MpiWorld
 from ddpbp.comm.world import World

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ddpbp.base import draws
-from ddpbp.data import batches as module
-from ddpbp.data.batches import Batches, leaf_shapes
+from ddpbp.data import shards as module
 from ddpbp.data.order import Order
+from ddpbp.data.shards import Shards, leaf_shapes
 
 # examples, batch_size, micro_batch_size, ranks
 CASES = [
@@ -23,9 +23,9 @@ CASES = [
 
 def everyone(
     examples: int, batch_size: int, micro_batch_size: int, ranks: int, seed: int = 3
-) -> list[Batches]:
+) -> list[Shards]:
     return [
-        Batches(examples, batch_size, micro_batch_size, seed, rank, ranks) for rank in range(ranks)
+        Shards(examples, batch_size, micro_batch_size, seed, rank, ranks) for rank in range(ranks)
     ]
 
 
@@ -62,7 +62,7 @@ def test_the_ranks_together_walk_the_order_once(case):
         for rank, part in enumerate(parts):
             leaves, first, shapes = leaf_shapes(len(whole), micro_batch_size, rank, ranks)
             assert (part.leaves, part.first, part.shapes) == (leaves, first, shapes)
-            assert part.examples == len(whole)
+            assert part.batch_examples == len(whole)
             assert part.leaf_count == -(-len(whole) // micro_batch_size)
             np.testing.assert_array_equal(part.indices, whole[first : first + part.rows])
 
@@ -71,7 +71,7 @@ def test_in_a_short_last_batch_some_ranks_have_no_leaf():
     last = [list(rank.epoch(0))[-1] for rank in everyone(17, 16, 3, 5)]
     assert [part.rows for part in last] == [0, 0, 0, 0, 1]
     assert [part.shapes for part in last] == [(), (), (), (), ((1, 1),)]
-    assert {part.examples for part in last} == {1}
+    assert {part.batch_examples for part in last} == {1}
 
 
 @pytest.mark.parametrize("case", CASES)

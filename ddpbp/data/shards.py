@@ -1,4 +1,4 @@
-"""Which examples form leaf i of a step, and which leaves this rank owns.
+"""A rank's shard of every step: which leaves it owns, and which rows of the data they are.
 
 A batch is `batch_size` consecutive positions of the epoch's order, cut by index into leaves of
 `micro_batch_size`; the last leaf and the last batch may be shorter. The number of ranks decides
@@ -22,12 +22,12 @@ POSITIONS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One rank's part of one step.
+class Shard:
+    """One rank's part of the batch of one step.
 
     Attributes
     ----------
-    examples : int
+    batch_examples : int
         The number of examples of the whole batch, over all ranks.
     leaf_count : int
         The number of leaves of the whole batch.
@@ -41,7 +41,7 @@ class Batch:
         The rows of the data set, in order.
     """
 
-    examples: int
+    batch_examples: int
     leaf_count: int
     leaves: tree.Span
     first: int
@@ -69,8 +69,8 @@ def leaf_shapes(
     return (start, stop), start * micro_batch_size, tuple(shapes)
 
 
-class Batches:
-    """The batches of all epochs, as one rank sees them.
+class Shards:
+    """One rank's shards of the batches of all epochs.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ class Batches:
         _, _, shapes = leaf_shapes(examples, self.micro_batch_size, self.rank, self.world_size)
         return sum(count * size for count, size in shapes)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Shard]:
         """Yield the batches of one epoch, from `first_step` on."""
         order = Order(self.examples, self.seed, draws.EPOCH, epoch)
         at_once = max(1, POSITIONS_AT_ONCE * self.world_size // self.batch_size)  # steps per call
@@ -135,7 +135,7 @@ class Batches:
             for (examples, leaves, first, shapes), n in zip(places, rows, strict=True):
                 count = tree.leaf_count(examples, self.micro_batch_size)
                 end += n
-                yield Batch(examples, count, leaves, first, shapes, indices[end - n : end])
+                yield Shard(examples, count, leaves, first, shapes, indices[end - n : end])
 
     def _place(self, step: int) -> tuple[int, tree.Span, int, tuple[tuple[int, int], ...]]:
         examples = min(self.batch_size, self.examples - step * self.batch_size)
