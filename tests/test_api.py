@@ -153,3 +153,21 @@ def test_a_model_is_used_on_its_kernel_or_a_warning_says_that_it_is_not(tmp_path
     )
     expected = 'None [\'kernel = "haswell" has no effect' if before else "Haswell []"
     assert ended.stdout.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("raising", "error", "code"),
+    [("{1}", "ValueError", 1), ("{0}", "ddpbp.DataError", 2), ("{0, 1, 2}", "ddpbp.Diverged", 3)],
+    ids=["one", "first", "all"],
+)
+def test_an_exception_of_a_script_ends_all_ranks_with_its_code(mpirun, raising, error, code):
+    script = (
+        "import ddpbp\n"
+        "world = ddpbp.join()\n"
+        f"if world.rank in {raising}: raise {error}('only here')\n"
+        "world.all_gather_object(None)\n"
+    )
+    ended = mpirun(3, "-c", script, seconds=30)
+    assert ended.returncode == code, ended.stderr
+    assert "only here" in ended.stderr
+    assert ended.seconds < 20

@@ -1,10 +1,14 @@
 """Which world a process belongs to, according to the environment its launcher gave it."""
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import TracebackType
 
 from ddpbp.comm.mpi import MpiWorld
 from ddpbp.comm.world import World
+from ddpbp.errors import DdpbpError
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -29,6 +33,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | N
 def join(*, mpi: bool | None = None) -> World:
     """Return the world of this process.
 
+    In a world of MPI, an exception that a script does not catch ends all ranks, with the code of a
+    `DdpbpError` or 1: MPI alone would let the others wait for this one forever.
+
     Parameters
     ----------
     mpi : bool, optional
@@ -44,4 +51,17 @@ def join(*, mpi: bool | None = None) -> World:
     if mpi is False or (mpi is None and place is None):
         return World()
     _, expected = place or (0, 0)
-    return MpiWorld(expected or None)
+    world = MpiWorld(expected or None)
+    sys.excepthook = partial(_end_all, world, sys.excepthook)
+    return world
+
+
+def _end_all(
+    world: World,
+    print_exception: Callable[..., object],
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    print_exception(kind, error, traceback)
+    world.abort(error.code if isinstance(error, DdpbpError) else 1)
