@@ -35,6 +35,7 @@ def d(tmp_path_factory) -> Path:
         "broken.toml": "epochs = = 1\n",
         "cut.csv": "a,b,kind\n1,2,x\n3,4,y\n5,",
         "ragged.csv": "a,b,kind\n1,2,x\n3,4,5,y\n5,6,x\n",
+        "twice.csv": "a,b,b,kind\n1,2,3,x\n3,4,5,y\n",
         "text.csv": "a,b,kind\n1,2,x\n3,red,y\n5,6,x\n",
         "empty.csv": "a,b,kind\n",
         "one.csv": "a,b,kind\n" + "1,2,x\n" * 9,
@@ -90,6 +91,14 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         ["{d}/other.csv", "class 'z'", "x, y"],
     ),
     "text": ("train data.source={d}/text.csv", ["{d}/text.csv", 'line 3, column "b"', "'red'"]),
+    "two columns of one name": (
+        "train data.source={d}/twice.csv",
+        ["{d}/twice.csv: two columns are named 'b'"],
+    ),
+    "eval: two columns of one name": (
+        "eval {d}/run {d}/twice.csv",
+        ["{d}/twice.csv: two columns are named 'b'"],
+    ),
     "empty": ("train data.source={d}/empty.csv", ["{d}/empty.csv", "no rows"]),
     "one class": ("train data.source={d}/one.csv", ["{d}/one.csv", "'x'", "two classes"]),
     "pickle": ("train data.source={d}/object.npy", ["{d}/object.npy", "pickled object array"]),

@@ -59,10 +59,19 @@ def target_columns(
 def feature_columns(
     schema: Schema, targets: Sequence[int], names: Sequence[str] | None, where: str
 ) -> list[int]:
-    """Return the columns with these names, or all but the targets where there are no names."""
+    """Return the columns with these names, or all but the targets where there are no names.
+
+    Raises
+    ------
+    DataError
+        If a name is missing, or two columns have it: a model finds its features by name.
+    """
     if names and schema.names:
         return named_columns(names, schema.names, where)
-    return [column for column in range(schema.columns) if column not in targets]
+    features = [column for column in range(schema.columns) if column not in targets]
+    if schema.names:
+        named_columns([schema.names[column] for column in features], schema.names, where)
+    return features
 
 
 def targets_present(schema: Schema, where: str, target: str | None, features: int) -> list[int]:
@@ -92,15 +101,21 @@ def named_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> li
     Raises
     ------
     DataError
-        Names the first column that is missing.
+        Names the first column that is missing or there twice.
     """
-    missing = [name for name in wanted if name not in names]
+    places: dict[str, list[int]] = {}
+    for column, name in enumerate(names):
+        places.setdefault(name, []).append(column)
+    missing = [name for name in wanted if name not in places]
     if missing:
         raise DataError(
             f"{where}: no column {missing[0]!r} among {', '.join(names[:12])}; the model was "
             f"trained on {', '.join(wanted[:12])}"
         )
-    return [names.index(name) for name in wanted]
+    twice = [name for name in wanted if len(places[name]) > 1]
+    if twice:
+        raise DataError(f"{where}: two columns are named {twice[0]!r}; give each a name of its own")
+    return [places[name][0] for name in wanted]
 
 
 def _words(target: str, names: Sequence[str]) -> list[str]:
