@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,7 @@ def train(
 
     outcome = run(
         config,
-        world or join(),
+        world or _own_world(),
         overwrite=overwrite,
         resume=None if resume is None else str(resume),
         force=force,
@@ -230,6 +231,12 @@ def evaluate(
 def predict(model: str | Path | Model, x: Any, world: World | None = None) -> Array:
     """Return the outputs of a model, or of its file, for rows of features: see `Model.predict`."""
     return _loaded(model).predict(x, world)
+
+
+@cache
+def _own_world() -> World:
+    """Return the ranks that the launcher started; made once, since each MPI world takes resources."""
+    return join()
 
 
 def _loaded(model: str | Path | Model) -> Model:
