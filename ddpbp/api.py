@@ -235,7 +235,7 @@ def predict(model: str | Path | Model, x: Any, world: World | None = None) -> Ar
 
 @cache
 def _own_world() -> World:
-    """Return the ranks that the launcher started; made once, since each MPI world takes resources."""
+    """Return the ranks that the launcher started; made once, as MPI worlds hold resources."""
     return join()
 
 
