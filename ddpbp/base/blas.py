@@ -6,7 +6,6 @@ leaves), and the kernel is a setting.
 """
 
 import os
-import platform
 import sys
 from typing import Any
 
@@ -73,6 +72,8 @@ def use_kernel(name: str) -> list[str]:
 
 def fingerprint() -> dict[str, Any]:
     """Return what the bits depend on besides configuration and data: for comparison by eye."""
+    import platform
+
     import numpy as np
     from threadpoolctl import threadpool_info
 

@@ -4,11 +4,10 @@ The heartbeat reads how long a phase may last, the benchmark adds up the seconds
 notes when parts of the gradient are complete. A new phase is one entry of this table.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """One kind of work.
 
     Attributes

@@ -5,8 +5,7 @@ tree is rounded: leaves, inner nodes and the root, on one process too. Packing i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Wire:
+class Wire(NamedTuple):
     """A 16-bit form of float32.
 
     Attributes

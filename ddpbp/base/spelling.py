@@ -1,6 +1,5 @@
 """The allowed word that a misspelt one most likely means, for messages."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -14,6 +13,8 @@ def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
     cutoff : float
         The likeness that counts, from 0 (any word) to 1 (the same word).
     """
+    import difflib
+
     lower = {other.lower(): other for other in allowed}
     match = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
     return lower[match[0]] if match else ""

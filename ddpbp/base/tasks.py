@@ -1,10 +1,9 @@
 """The tasks: what the targets of a data set are. Everything special about one stands here."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One task.
 
     Attributes

@@ -7,5 +7,5 @@ train, apply, check, measure, config   one family of commands each
 
 It may import everything but `__main__`; heavy modules only inside the commands, because NumPy must
 not be loaded before the settings have chosen its BLAS kernel. To add a command, write it in its
-family (a new file is listed in `main`).
+family and name it in `main.FAMILIES`.
 """

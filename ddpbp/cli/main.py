@@ -3,17 +3,45 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from ddpbp.base.version import __version__
-from ddpbp.cli import apply, check, config, measure, train
 from ddpbp.cli.process import begin_output, complain, end_output, is_first, leave_together
 from ddpbp.errors import ConfigError, DdpbpError
 
+FAMILIES = {
+    "train": "train.train",
+    "eval": "apply.evaluate",
+    "predict": "apply.predict",
+    "gradcheck": "check.gradcheck",
+    "doctor": "check.doctor",
+    "bench": "measure.bench",
+    "plan": "measure.plan",
+    "config": "config.config",
+}
+"""Where each command stands below ddpbp.cli; its module is loaded when the command is needed."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """The commands of `FAMILIES`, and those that are added to the group."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in alphabetical order."""
+        return sorted([*self.commands, *FAMILIES])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name, or None."""
+        if cmd_name not in FAMILIES:
+            return super().get_command(ctx, cmd_name)
+        module, name = FAMILIES[cmd_name].split(".")
+        command: click.Command = getattr(import_module(f"ddpbp.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="ddpbp %(version)s")
 def cli() -> None:
     """Train feed-forward networks by backpropagation: the same bits on one process and on many."""
@@ -59,16 +87,3 @@ def launch(words: tuple[str, ...]) -> None:
             except OSError as error:
                 raise ConfigError(f"{sys.executable} cannot be started: {error.strerror}") from None
     raise ConfigError("the launcher is not part of this installation; reinstall ddpbp")
-
-
-for command in (
-    train.train,
-    apply.evaluate,
-    apply.predict,
-    check.gradcheck,
-    check.doctor,
-    measure.bench,
-    measure.plan,
-    config.config,
-):
-    cli.add_command(command)

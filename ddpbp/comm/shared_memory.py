@@ -8,7 +8,6 @@ import contextlib
 import errno
 import mmap
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +91,7 @@ def make_barrier(world: World) -> Callable[[], None] | None:
     0.5 µs (MPICH's barrier: 3 µs), 4 ranks on 2 cores in 36 µs (109 µs). Other processes must see
     stores in the order they were made, which only x86 guarantees.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if os.uname().machine not in ("x86_64", "AMD64"):
         return None
     memory, _ = map_pages(world, CELL_BYTES)
     if memory is None:

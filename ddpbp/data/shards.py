@@ -6,8 +6,7 @@ only which of the leaves this rank loads.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,7 @@ POSITIONS_AT_ONCE = 4_096
 """Positions that one call of the order computes for a rank; no part of the arithmetic."""
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """One rank's part of the batch of one step.
 
     Attributes
