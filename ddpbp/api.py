@@ -22,7 +22,7 @@ from ddpbp.base import blas
 from ddpbp.comm.join import join
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.store.model_file import StoredModel, read_header, read_model, write_model
+from ddpbp.store.model_file import StoredModel, read_kernel, read_model, write_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -217,7 +217,7 @@ def load_model(path: str | Path) -> Model:
     DataError
         Names the file and what is wrong with it.
     """
-    _use_kernel(read_header(path)["config"].get("kernel", "native"))
+    _use_kernel(read_kernel(path))
     return Model(read_model(path))
 
 

@@ -8,7 +8,7 @@ from ddpbp.base import blas
 from ddpbp.cli.options import WorldOptions, world_options
 from ddpbp.cli.process import print_notes
 from ddpbp.comm.world import World
-from ddpbp.store.model_file import StoredModel, read_header, read_model
+from ddpbp.store.model_file import StoredModel, read_kernel, read_model
 
 
 def read_on_its_kernel(path: Path, world: World) -> StoredModel:
@@ -17,7 +17,7 @@ def read_on_its_kernel(path: Path, world: World) -> StoredModel:
     Rank 0 prints a note if another kernel has to be used.
     """
     with world.together():
-        kernel = read_header(path)["config"].get("kernel", "native")
+        kernel = read_kernel(path)
     print_notes(world, blas.use_kernel(kernel))
     with world.together():
         return read_model(path)

@@ -170,6 +170,17 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
+def read_kernel(path: str | Path) -> str:
+    """Read the name of the BLAS kernel that a model was trained on, without importing NumPy.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    return str(read_header(path)["config"].get("kernel", "native"))
+
+
 def read_model(path: str | Path) -> StoredModel:
     """Read a model; `path` is its file, or the run folder or checkpoint that it is in.
 

@@ -53,11 +53,7 @@ def score(model: StoredModel, data: str | None, world: World) -> dict[str, float
 
 def _like_training(model: StoredModel, source: Source) -> Part:
     """Return the examples of a source with the model's classes and standardisation."""
-    features, expected = source.train.x.shape[1], model.network.sizes[0]
-    if features != expected:
-        raise DataError(
-            f"{source.name}: {features} features in each row, the model takes {expected}"
-        )
+    _require_features(model, source.train.x, source.name)
     part = with_classes(model.classes, source)
     return Part(_scaled(model, part.x), part.y)
 
@@ -82,18 +78,21 @@ def predict(model: StoredModel, data: str | Array, world: World) -> Array:
     DataError
         On every rank, if the rows do not fit the model.
     """
-    features = model.network.sizes[0]
     with world.together():
         if isinstance(data, str):
             options = other_options(model.config, data, model.target, model.columns)
-            x = read_features(data, options, features)
+            x = read_features(data, options, model.network.sizes[0])
         else:
             x = feature_values(ArrayRows(np.asarray(data), "x"), "x")
-        if x.shape[1] != features:
-            raise DataError(f"x: {x.shape[1]} features in each row, the model takes {features}")
-    return make_evaluator(model.config, model.network, world).predict(
-        model.theta, _scaled(model, x)
-    )
+            _require_features(model, x, "x")
+    evaluator = make_evaluator(model.config, model.network, world)
+    return evaluator.predict(model.theta, _scaled(model, x))
+
+
+def _require_features(model: StoredModel, x: Array, where: str) -> None:
+    features, expected = x.shape[1], model.network.sizes[0]
+    if features != expected:
+        raise DataError(f"{where}: {features} features in each row, the model takes {expected}")
 
 
 def require_writable_name(output: Path | None) -> None:
