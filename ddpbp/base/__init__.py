@@ -5,6 +5,7 @@ draws     random bits as a function of a key and a counter
 rounding  gradients rounded to 16 bits
 blocks    long vectors in blocks that fit in the cache
 hashing   SHA-256 over arrays
+files     opening files that others made
 spelling  the word that a misspelt one means
 version   of ddpbp
 blas      threads and kernel of BLAS

@@ -58,6 +58,8 @@ def labels_of(table: Array, where: str) -> Array:
 def sort_classes(codes: Array, words: Sequence[str], where: str) -> tuple[Array, tuple[str, ...]]:
     """Turn texts into class indices, in the order of integers if all are integers, else of text.
 
+    Integers beyond 2⁵³ are taken as text: as numbers, two of them could be one.
+
     Parameters
     ----------
     codes : (n, 1) float64
@@ -79,10 +81,11 @@ def sort_classes(codes: Array, words: Sequence[str], where: str) -> tuple[Array,
     for i, word in enumerate(words):
         if not word or (numeric and not float(word).is_integer()):
             raise DataError(
-                f"{where} holds {word!r}, first in row {np.argmax(index == i)} (from 0); "
+                f"{where} holds {word[:40]!r}, first in row {np.argmax(index == i)} (from 0); "
                 f"a class label is text or an integer; {REGRESSION_HINT}"
             )
-    labels: list[Any] = [int(float(word)) for word in words] if numeric else words
+    exact = numeric and all(abs(float(word)) <= 2**53 for word in words)
+    labels: list[Any] = [int(float(word)) for word in words] if exact else words
     ranks = {label: rank for rank, label in enumerate(sorted(set(labels)))}
     order = np.array([ranks[label] for label in labels])
     return order[index].reshape(codes.shape), tuple(str(label) for label in ranks)
@@ -121,8 +124,8 @@ def targets_of(table: Array, where: str, task: Task, known: Array | None) -> Arr
 
 
 def number(field: str) -> float | None:
-    """Parse a text; None if it is no number."""
+    """Parse a text; None if it is no number in ASCII."""
     try:
-        return None if "_" in field else float(field)
+        return float(field) if field.strip().isascii() and "_" not in field else None
     except ValueError:
         return None

@@ -35,11 +35,11 @@ def target_columns(
     picks = []
     for word in _words(target, names):
         if word in names:
-            picks.append(names.index(word))
-        elif word.lstrip("-").isdecimal() and -count <= int(word) < count:
-            picks.append(int(word) % count)
+            picks += named_columns([word], names, where)
+        elif (place := _place(word, count)) is not None:
+            picks.append(place)
         else:
-            held = ", ".join(names[:12]) + ", ..." * (len(names) > 12)
+            held = _listed(names)
             raise DataError(
                 f"{where}: no column {word!r}{hint(word, names)}; set data.target to one of "
                 f"{held or f'0 to {count - 1}'}"
@@ -109,13 +109,26 @@ def named_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> li
     missing = [name for name in wanted if name not in places]
     if missing:
         raise DataError(
-            f"{where}: no column {missing[0]!r} among {', '.join(names[:12])}; the model was "
-            f"trained on {', '.join(wanted[:12])}"
+            f"{where}: no column {missing[0]!r} among {_listed(names)}; the model was "
+            f"trained on {_listed(wanted)}"
         )
     twice = [name for name in wanted if len(places[name]) > 1]
     if twice:
         raise DataError(f"{where}: two columns are named {twice[0]!r}; give each a name of its own")
     return [places[name][0] for name in wanted]
+
+
+def _place(word: str, count: int) -> int | None:
+    """Return the column that an index means; a negative one counts from the end."""
+    digits = word.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(count))):
+        return None
+    return int(word) % count if -count <= int(word) < count else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, for a message."""
+    return ", ".join(name[:40] for name in names[:12]) + ", ..." * (len(names) > 12)
 
 
 def _words(target: str, names: Sequence[str]) -> list[str]:

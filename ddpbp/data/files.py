@@ -1,14 +1,20 @@
-"""Opening files, and the messages for files that cannot be read."""
+"""Opening files, and the messages for those that cannot be read."""
 
 import gzip
+import os
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
+from ddpbp.base.files import open_regular
 from ddpbp.base.spelling import nearest
 from ddpbp.errors import DataError
+
+DEFLATE_RATIO = 1_032
+"""The most bytes that deflate, of gzip and zip, makes of one."""
 
 
 @contextmanager
@@ -23,36 +29,61 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # a damaged header can make numpy raise almost anything
         if isinstance(error, OSError) and error.strerror:
             fault = f"cannot be read: {error.strerror}; check the path"
         elif isinstance(error, UnicodeDecodeError):
             fault = f"not UTF-8 text: {error}; save it as UTF-8"
-        elif "Object arrays" in str(error) or "Python objects" in str(error):
-            fault = (
-                "holds a pickled object array, which could run code and is never loaded; "
-                "save plain numbers, e.g. array.astype(float)"
-            )
         else:
             why = textwrap.shorten(str(error), 90)
             fault = f"cut short, damaged or not {kind} ({why}); copy or write it again"
         raise DataError(f"{path}: {fault}") from error
 
 
+class Stream(NamedTuple):
+    """An open file, decompressed.
+
+    Attributes
+    ----------
+    file : binary file
+    most_bytes : int
+        The bytes that it can hold at most.
+    exact : bool
+        It holds exactly so many.
+    """
+
+    file: IO[bytes]
+    most_bytes: int
+    exact: bool
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[Stream]:
+    """Open a regular file for reading; a gzip file is decompressed."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if _is_gzip(file):
+            with gzip.open(file) as unpacked:
+                yield Stream(cast(IO[bytes], unpacked), size * DEFLATE_RATIO, exact=False)
+        else:
+            yield Stream(file, size, exact=True)
+
+
 def is_gzip(path: Path) -> bool:
-    """Return whether the first two bytes of a file are those of gzip."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+    """Return whether a regular file begins with the two bytes of gzip."""
+    with open_regular(path) as file:
+        return _is_gzip(file)
 
 
-def open_binary(path: Path) -> IO[bytes]:
-    """Open a file for reading; a gzip file is decompressed."""
-    return cast(IO[bytes], gzip.open(path)) if is_gzip(path) else path.open("rb")
+def _is_gzip(file: IO[bytes]) -> bool:
+    begin = file.read(2)
+    file.seek(0)
+    return begin == b"\x1f\x8b"
 
 
 def hint(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known word nearest to `word`, or ""."""
-    similar = nearest(word, known)
+    similar = nearest(word, islice(known, 1_000))
     return f" (did you mean {similar!r}?)" if similar else ""

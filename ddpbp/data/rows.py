@@ -61,7 +61,7 @@ class Rows(ABC):
         ----------
         rows : slice
             [start, stop) with 0 ≤ start ≤ stop ≤ len, without a step.
-        out : (stop - start, columns) array
+        out : (stop - start, columns) array, C-contiguous
             Where to write them, cast to its type.
         """
 
@@ -79,7 +79,7 @@ class Rows(ABC):
 
 
 class ArrayRows(Rows):
-    """The rows of an array of real numbers, in memory or mapped from a file.
+    """The rows of an array of real numbers in memory.
 
     Parameters
     ----------

@@ -3,5 +3,6 @@
 A new format is one file here plus its line in `table.py`, where the format gets its name and the
 file names that mean it. The function returns `Contents`: one table with targets among its columns
 (csv, npy), or arrays of features and of targets (npz, idx). Columns are picked, types chosen and
-values checked by the callers, in `data/sources.py`, for all formats alike.
+values checked by the callers, in `data/sources.py`, for all formats alike. npy, npz and idx are a
+header before numbers: they share the reader in `elements.py`.
 """

@@ -1,21 +1,33 @@
-"""The CSV format: a table of text, plain or gzip, with or without a header."""
+"""The CSV format: a table of text, plain or gzip, with or without a header.
+
+A number is written in ASCII, as C has it: 1, -2.5, 1e-3. Hexadecimal, underscores, digits of other
+scripts, infinity and NaN are refused, and so are quotes that are not closed and rows of more than
+`MAX_ROW_CHARACTERS`. The text is read in blocks of lines, each of which becomes numbers before the
+next is read, so a compressed file needs memory for its numbers only.
+"""
 
 import csv
 import io
 import math
-from collections.abc import Collection, Generator, Iterator, Sequence
+import warnings
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
 from ddpbp.data.checks import number
-from ddpbp.data.files import open_binary, reading
+from ddpbp.data.files import open_stream, reading
 from ddpbp.data.rows import Array, Contents, Rows, Schema
 from ddpbp.errors import DataError
+
+BLOCK_CHARACTERS = 2**18
+MAX_ROW_CHARACTERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -86,12 +98,39 @@ def open_csv(path: Path) -> Contents:
     return Contents(str(path), needs, CsvRows(path, dialect_of(path)))
 
 
+class _ShortLines(io.BufferedIOBase):
+    """The bytes of a file, unless a line is too long to be held."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file, self._since = path, file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1, /) -> bytes:
+        block = self._file.read1(size)  # type: ignore[attr-defined] # of files and of gzip's
+        end = 1 + max(block.rfind(b"\n"), block.rfind(b"\r"))
+        self._since = len(block) - end + (0 if end else self._since)
+        if self._since > MAX_ROW_CHARACTERS:
+            raise _too_long(self._path)
+        return cast(bytes, block)
+
+
+def _too_long(path: Path) -> DataError:
+    return DataError(
+        f"{path}: a row of more than {MAX_ROW_CHARACTERS:,} characters; is it CSV, "
+        "and is every quote closed?"
+    )
+
+
 @contextmanager
 def _text(path: Path) -> Iterator[IO[str]]:
     with (
         reading(path, "CSV text"),
-        open_binary(path) as file,
-        io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        open_stream(path) as stream,
+        io.TextIOWrapper(
+            cast(Any, _ShortLines(path, stream.file)), encoding="utf-8-sig", newline=""
+        ) as text,
     ):
         yield text
 
@@ -105,10 +144,12 @@ def dialect_of(path: Path) -> CsvDialect:
     with _text(path) as file:
         line = next((line for line in file if line.strip()), "")
     delimiter = max(";\t,", key=line.count)
-    lines = _lines(path, delimiter)
-    skip, first = next(lines, (0, [""]))
-    _, second = next(lines, (0, ["0"] * len(first)))
-    lines.close()
+    with _text(path) as file:
+        rows = _TableRows(path, file, delimiter)
+        full = (row for row in rows if row)
+        first = next(full, [""])
+        skip = rows.line
+        second = next(full, ["0"] * len(first))
     if first == [""]:
         raise DataError(f"{path}: is empty; a header line and rows of numbers are needed")
     text = [number(field) is None for field in first]
@@ -120,8 +161,8 @@ def dialect_of(path: Path) -> CsvDialect:
     if above and not all(text):
         raise DataError(
             f"{path}, line {skip}: neither a header nor data: {above[0][:40]!r} stands above a "
-            f"number, but {first[text.index(False)]!r} is one; give every column a name that is no "
-            "number, or fill in the number"
+            f"number, but {first[text.index(False)][:40]!r} is one; give every column a name that "
+            "is no number, or fill in the number"
         )
     header = bool(above)
     names = tuple(field.strip() for field in first) if header else None
@@ -146,57 +187,110 @@ def parse(path: Path, dialect: CsvDialect, texts: Collection[int]) -> tuple[Arra
     words : list of str
         The distinct texts in order of appearance.
     """
-    codes: dict[str, int] = {}
-    code = {column: lambda field: codes.setdefault(field.strip(), len(codes)) for column in texts}
-    if (
-        next((row for at, row in _lines(path, dialect.delimiter) if at > dialect.skip), None)
-        is None
-    ):
+    numbers, codes = array("d"), dict[str, int]()
+
+    def code(field: str) -> int:
+        return codes.setdefault(field.strip(), len(codes))
+
+    converters = dict.fromkeys(texts, code)
+    with _text(path) as text, warnings.catch_warnings(action="ignore"):
+        for _ in range(dialect.skip):
+            text.readline()
+        line = dialect.skip
+        while block := text.readlines(BLOCK_CHARACTERS):
+            try:
+                table = _parse_simple(block, dialect, converters)
+            except ValueError:  # quotes, or a fault
+                rows = _TableRows(path, chain(block, text), dialect.delimiter, line)
+                for row in rows:
+                    if row:
+                        numbers.fromlist(_parse_row(path, rows.line, row, dialect, converters))
+                    if rows.line >= line + len(block):
+                        break
+                line = rows.line
+            else:
+                numbers.frombytes(table.data.cast("B"))
+                line += len(block)
+    if not numbers:
         raise DataError(f"{path}: holds no rows of data, only a header; add at least one row")
-    try:
-        with _text(path) as text:
-            table = np.loadtxt(
-                text,
-                delimiter=dialect.delimiter,
-                skiprows=dialect.skip,
-                converters=cast(Any, code),
-                comments=None,
-                quotechar='"',
-                ndmin=2,
-            )
-    except DataError as error:
-        _raise_fault(path, dialect, texts)
-        raise error
+    return np.frombuffer(numbers).reshape(-1, dialect.columns), list(codes)
+
+
+def _parse_simple(block: list[str], dialect: CsvDialect, converters: dict[int, Any]) -> Array:
+    """Return the numbers of lines without quotes.
+
+    Raises
+    ------
+    ValueError
+        If there are quotes, no numbers, numbers that are not finite or another number of fields.
+    """
+    if '"' in "".join(block):
+        raise ValueError("quotes")
+    table: Array = np.loadtxt(
+        block, delimiter=dialect.delimiter, converters=cast(Any, converters), comments=None, ndmin=2
+    )
     if table.shape[1] != dialect.columns or not np.isfinite(table).all():
-        _raise_fault(path, dialect, texts)
-    return table, list(codes)
+        raise ValueError("a fault, or no rows")
+    return table
 
 
-def _lines(path: Path, delimiter: str) -> Generator[tuple[int, list[str]], None, None]:
-    """Yield (number of the line it ends on, fields) of each row that is not blank."""
-    with _text(path) as text:
-        reader = csv.reader(text, delimiter=delimiter)
+class _TableRows:
+    """The fields of each row; of a blank line there are none.
+
+    Attributes
+    ----------
+    line : int
+        The number of the line on which the last row ended.
+    """
+
+    def __init__(self, path: Path, lines: Iterable[str], delimiter: str, before: int = 0) -> None:
+        self._path, self._lines, self._delimiter = path, lines, delimiter
+        self._characters, self.line = 0, before
+
+    def __iter__(self) -> Iterator[list[str]]:
         try:
-            yield from ((reader.line_num, row) for row in reader if row)
+            for row in csv.reader(self._counted(), delimiter=self._delimiter, strict=True):
+                self._characters = 0
+                yield row
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+            raise DataError(f"{self._path}, line {self.line}: not CSV: {error}") from error
+
+    def _counted(self) -> Iterator[str]:
+        for line in self._lines:
+            self.line += 1
+            self._characters += len(line)
+            if self._characters > MAX_ROW_CHARACTERS:
+                raise _too_long(self._path)
+            yield line
 
 
-def _raise_fault(path: Path, dialect: CsvDialect, texts: Collection[int]) -> None:
-    """Read the file again line by line, and name the first line at fault."""
-    for line, row in _lines(path, dialect.delimiter):
-        if line <= dialect.skip:
-            continue
-        if len(row) != dialect.columns:
+def _parse_row(
+    path: Path,
+    line: int,
+    row: list[str],
+    dialect: CsvDialect,
+    code: Mapping[int, Callable[[str], float]],
+) -> list[float]:
+    """Return the numbers of one row.
+
+    Raises
+    ------
+    DataError
+        Names the line and the column at fault.
+    """
+    if len(row) != dialect.columns:
+        raise DataError(
+            f"{path}, line {line}: {len(row)} field(s) where the first line has "
+            f"{dialect.columns}; every line needs the same number of fields"
+        )
+    numbers = []
+    for column, field in enumerate(row):
+        value = code[column](field) if column in code else number(field)
+        if value is None or not math.isfinite(value):
             raise DataError(
-                f"{path}, line {line}: {len(row)} field(s) where the first line has "
-                f"{dialect.columns}; every line needs the same number of fields"
+                f"{path}, line {line}, column {dialect.name(column)}: found {field[:40]!r}; "
+                "a finite number is needed: fill it in or remove it (class labels may be text: "
+                "data.target names their column, by default the last)"
             )
-        for column, field in enumerate(row):
-            value = 0.0 if column in texts else number(field)
-            if value is None or not math.isfinite(value):
-                raise DataError(
-                    f"{path}, line {line}, column {dialect.name(column)}: found {field[:40]!r}; "
-                    "a finite number is needed: fill it in or remove it (class labels may be text: "
-                    "data.target names their column, by default the last)"
-                )
+        numbers.append(value)
+    return numbers

@@ -1,44 +1,49 @@
 """The IDX format of MNIST: a folder of files with one array each, plain or gzip."""
 
-import math
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from ddpbp.data.files import open_binary, reading
-from ddpbp.data.rows import Array, ArrayRows, Contents
+from ddpbp.data.files import Stream, open_stream, reading
+from ddpbp.data.formats.elements import ElementRows, Header
+from ddpbp.data.rows import Contents
 from ddpbp.errors import DataError
 
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
-class IdxRows(ArrayRows):
-    """The rows of an IDX file, read whole: gzip has no row ranges."""
+class IdxRows(ElementRows):
+    """The rows of an IDX file."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(_read(path), str(path))
+        super().__init__(path, "an IDX file")
 
+    def _open(self) -> AbstractContextManager[Stream]:
+        return open_stream(self._path)
 
-def _read(path: Path) -> Array:
-    with reading(path, "an IDX file"), open_binary(path) as file:
-        raw = file.read()
-    zeros, kind, dims = raw[:2], raw[2] if len(raw) > 2 else 0, raw[3] if len(raw) > 3 else 0
-    if zeros != b"\0\0" or kind not in TYPES or not 0 < dims < 9:
-        raise DataError(
-            f"{path}: not an IDX file: begins with the bytes {raw[:4].hex(' ') or '(none)'}; an "
-            "IDX file begins with 00 00, a type (08 for uint8) and the number of dimensions"
-        )
-    dtype = np.dtype(TYPES[kind])
-    start = 4 + 4 * dims
-    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4))
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(raw) != expected:
-        raise DataError(
-            f"{path}: {'cut short' if len(raw) < expected else 'too long'}: {len(raw)} bytes where "
-            f"the header {shape} needs {expected}; copy it again"
-        )
-    return np.frombuffer(raw, dtype, offset=start).reshape(shape)
+    def _read_header(self, file: IO[bytes]) -> Header:
+        begin = file.read(4)
+        kind, dims = begin[2:3], begin[3:4]
+        if (
+            begin[:2] != b"\0\0"
+            or not kind
+            or kind[0] not in TYPES
+            or not dims
+            or not 0 < dims[0] < 9
+        ):
+            raise DataError(
+                f"{self._path}: not an IDX file: begins with the bytes "
+                f"{begin.hex(' ') or '(none)'}; an IDX file begins with 00 00, a type (08 for "
+                "uint8) and the number of dimensions"
+            )
+        sizes = file.read(4 * dims[0])
+        if len(sizes) < 4 * dims[0]:
+            raise DataError(f"{self._path}: cut short: it ends in its header; copy it again")
+        shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4))
+        return Header(np.dtype(TYPES[kind[0]]), shape, 4 + len(sizes))
 
 
 def open_idx(path: Path) -> Contents:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ddpbp.data.files import hint, open_binary, reading
+from ddpbp.data.files import hint, open_stream, reading
 from ddpbp.data.formats.csv import open_csv
 from ddpbp.data.formats.idx import open_idx
 from ddpbp.data.formats.npy import open_npy
@@ -76,5 +76,5 @@ def format_of(path: Path, name: str | None) -> Format:
 
 
 def _is_text(path: Path) -> bool:
-    with reading(path, "a file"), open_binary(path) as file:
-        return b"\0" not in file.read(1_024)
+    with reading(path, "a file"), open_stream(path) as stream:
+        return b"\0" not in stream.file.read(1_024)
