@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ddpbp.base.spelling import shortened
 from ddpbp.base.version import __version__
 from ddpbp.cli.process import begin_output, complain, end_output, is_first, leave_together
 from ddpbp.errors import ConfigError, DdpbpError
@@ -55,9 +56,15 @@ def run(arguments: Sequence[str]) -> int:
         return end_output(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         return end_output(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         if is_first():
             error.show()
+        return end_output(2)
+    except click.ClickException as error:
+        if is_first():
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            help_at = f" (see {context.command_path} --help)" if context else ""
+            complain(f"{shortened(error.format_message())}{help_at}")
         return end_output(2)
     except DdpbpError as error:  # before there was a world: every process has it
         if is_first():

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
+from ddpbp.base.spelling import printable
 from ddpbp.comm.join import join, launched
 from ddpbp.comm.simulated import simulate
 from ddpbp.comm.world import World
@@ -27,13 +28,13 @@ def is_first() -> bool:
 
 def complain(message: object) -> None:
     """Print one message on standard error."""
-    _print_error(f"ddpbp: {message}\n")
+    _print_error(f"ddpbp: {printable(str(message))}\n")
 
 
 def print_notes(world: World, notes: Iterable[str]) -> None:
     """Print notes on standard error, on rank 0."""
     if world.rank == 0:
-        _print_error("".join(f"note: {note}\n" for note in notes))
+        _print_error("".join(f"note: {printable(note)}\n" for note in notes))
 
 
 def _print_error(text: str) -> None:

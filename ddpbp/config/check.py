@@ -8,10 +8,16 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ddpbp.base.spelling import nearest
+from ddpbp.base.spelling import nearest, shown
 from ddpbp.config.find import Origins
 from ddpbp.config.settings import Config, flat
 from ddpbp.errors import ConfigError
+
+OTHER_NAMES = {
+    **{"mse": "squared_error", "l2": "squared_error", "mae": "absolute", "l1": "absolute"},
+    **{"bce": "binary_cross_entropy", "nll": "cross_entropy", "linear": "identity"},
+}
+"""What other libraries call things, by their name here; for messages."""
 
 
 def check(config: Config, origins: Origins) -> None:
@@ -28,8 +34,8 @@ def check(config: Config, origins: Origins) -> None:
             raise ConfigError(f"{origins.of(key)}: {key} = {value}: allowed: a finite number")
         if isinstance(value, str) and not value.isascii() and not _is_unicode(value):
             raise ConfigError(
-                f"{origins.of(key)}: {key} = {value!r}: allowed: text; if it is text in UTF-8, set "
-                "LC_ALL=C.UTF-8"
+                f"{origins.of(key)}: {key} = {shown(value)}: allowed: text; if it is UTF-8, "
+                "set LC_ALL=C.UTF-8"
             )
     _check_together(config, origins)
 
@@ -53,10 +59,10 @@ def _check_names(config: Config, origins: Origins) -> None:
     def require(key: str, value: Any, allowed: Iterable[str], why: str = "") -> None:
         if value in allowed:
             return
-        similar = nearest(str(value), allowed)
-        hint = f"; did you mean {similar}?" if similar else ""
+        similar = OTHER_NAMES.get(str(value).lower(), "") or nearest(str(value), allowed)
+        hint = f"; did you mean {similar}?" if similar in allowed else ""
         raise ConfigError(
-            f"{origins.of(key)}: {key} = {value!r}: allowed{why}: {', '.join(allowed)}{hint}"
+            f"{origins.of(key)}: {key} = {shown(value)}: allowed{why}: {', '.join(allowed)}{hint}"
         )
 
     require("model.activation", config.model.activation, hidden_activations())

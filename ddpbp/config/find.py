@@ -15,11 +15,13 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import msgspec
 from msgspec import Struct
 
-from ddpbp.base.spelling import nearest
+from ddpbp.base.files import open_regular
+from ddpbp.base.spelling import nearest, shortened, shown
 from ddpbp.config.settings import SECTIONS, Config, hints
 from ddpbp.errors import ConfigError
 
 DEFAULT = "digits"
+MAX_FILE_BYTES = 1_000_000
 
 
 @dataclass
@@ -95,9 +97,9 @@ def find(
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(
-                f"argument {text!r}: expected key=value, as in optimizer.learning_rate=0.05"
+                f"argument {shown(text)}: expected key=value, as in optimizer.learning_rate=0.05"
             )
-        assign(key.strip(), _value(value), f"argument {text}", text)
+        assign(key.strip(), _value(value), f"argument {shortened(text)}", shortened(text))
     for key, value in (flags or {}).items():
         if value is not None:
             assign(key, value, f"flag --{key}", key)
@@ -156,7 +158,11 @@ def _find_shipped_data(tree: dict[str, Any], file: Path) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        with open_regular(file) as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ConfigError(f"configuration file {file} is larger than {MAX_FILE_BYTES:,} bytes")
+        return tomllib.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         beside = [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
         similar = nearest(file.name, beside)
@@ -166,19 +172,26 @@ def _read(file: Path) -> dict[str, Any]:
             f"{', '.join(shipped())}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {file} cannot be read: {error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"configuration file {file} is not TOML: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"configuration file {shortened(str(file))} cannot be read: {why}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"configuration file {file} is not TOML: {shortened(str(error))}"
+        ) from None
 
 
 # --- values --------------------------------------------------------------------------------------
 
 
 def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    """Return the value that a text is as TOML, else the text itself."""
+    try:  # as an item of a list, it can hold neither a comment nor the next line of a file
+        tree = tomllib.loads(f"v = [{text}]")
+    except (ValueError, RecursionError):
         return text
+    return tree["v"][0] if [*tree] == ["v"] and len(tree["v"]) == 1 else text
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -186,7 +199,7 @@ def _assign(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{where}: {section} is a value, not a section")
+            raise ConfigError(f"{where}: {shortened(section)} is a value, not a section")
     tree[name] = value
 
 
@@ -201,11 +214,14 @@ def _refuse_unknown(
             similar = nearest(key, known if prefix else [*SECTIONS, *known], 0.7 if prefix else 0.5)
             hint = f"did you mean {similar}?" if similar else f"allowed: {', '.join(types)}"
             raise ConfigError(
-                f"{origins.of(key)}: unknown setting {key}; {hint} (all of them: ddpbp config show)"
+                f"{origins.of(key)}: unknown setting {shortened(key)}; {hint} "
+                "(all of them: ddpbp config show)"
             )
         if name in SECTIONS and not prefix:
             if not isinstance(value, dict):
-                raise ConfigError(f"{origins.of(key)}: {name} is a section, [{name}]")
+                named = "name" in get_type_hints(types[name])
+                hint = f"; did you mean {name}.name = {shown(value)}?" if named else ""
+                raise ConfigError(f"{origins.of(key)}: {name} is a section, [{name}]{hint}")
             _refuse_unknown(value, types[name], f"{name}.", origins)
 
 
@@ -221,8 +237,8 @@ def _explain(message: str, tree: Any, origins: Origins) -> str:
     if text.startswith("Invalid enum value"):
         text = f"allowed: {', '.join(_words(hint))}"
     elif get_origin(hint) is list and not isinstance(value, list):
-        text = f"expected a list: {key}=[{value}]"
-    return f"{origins.of(key)}: {key} = {value!r}: {text}"
+        text = f"expected a list: {key}=[{shown(value)}]"
+    return f"{origins.of(key)}: {key} = {shown(value)}: {text}"
 
 
 def _words(hint: Any) -> list[str]:

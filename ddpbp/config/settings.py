@@ -12,8 +12,8 @@ from msgspec import Meta, Struct, field, structs
 
 HARMLESS = Meta(extra={"harmless": True})
 
-Count = Annotated[int, Meta(ge=1)]
-Number = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+Number = Annotated[int, Meta(ge=0, le=2**53)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
