@@ -239,6 +239,7 @@ def test_the_standardization_comes_back_bit_for_bit(tmp_path):
     bits = np.random.default_rng(1).integers(0, 2**64, (2, 9000), np.uint64).view(np.float64)
     bits[:, :3] = [5e-324, -0.0, 1.7976931348623157e308], [2.2250738585072014e-308, 0.1, 1 / 3]
     mean, deviation = bits[:, np.isfinite(bits).all(axis=0)]
+    deviation = np.abs(deviation)
     network = Network((len(mean), 1), "relu", "softmax", np.dtype(np.float32))
     theta = network.views(np.zeros(network.parameter_count, np.float32))
     standardization = Standardization(mean, deviation)

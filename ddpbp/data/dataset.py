@@ -207,7 +207,7 @@ def make_dataset(
         with np.errstate(over="ignore"):
             x = fitted.apply(part.x, dtype) if fitted else part.x.astype(dtype, copy=False)
         for what, values in (("feature", x), ("target", part.y)):
-            _require_range(values, np.dtype(dtype), f"{source.name}: a {what}")
+            require_range(values, np.dtype(dtype), f"{source.name}: a {what}")
         return Part(np.ascontiguousarray(x), part.y)
 
     train, held_out, tested = (ready(part) for part in parts)
@@ -227,8 +227,14 @@ def make_dataset(
     )
 
 
-def _require_range(values: Array, dtype: np.dtype[Any], what: str) -> None:
-    """Refuse values that `dtype` does not hold."""
+def require_range(values: Array, dtype: np.dtype[Any], what: str) -> None:
+    """Refuse values that `dtype` does not hold.
+
+    Raises
+    ------
+    DataError
+        Names them as `what`.
+    """
     largest = np.finfo(dtype).max
     if values.dtype.kind == "f" and not (values.max() <= largest and values.min() >= -largest):
         raise DataError(

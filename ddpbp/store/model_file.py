@@ -21,6 +21,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,23 +239,23 @@ def _assemble(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> Stored
     from ddpbp.nn.network import Network
 
     config = parse(header["config"])
-    network = Network(
-        tuple(header["sizes"]), header["hidden"], header["output"], np.dtype(config.model.dtype)
-    )
-    for l in range(1, network.L + 1):
-        network.activation(l)
+    sizes, dtype = tuple(header["sizes"]), np.dtype(config.model.dtype)
 
     def checked(name: str, array: Array, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
         return array
 
-    theta = network.views(np.empty(network.parameter_count, network.dtype))
+    def named(l: int) -> tuple[str, str]:
+        return f"{2 * (l - 1)}.weight", f"{2 * (l - 1)}.bias"
+
+    for l, (n_in, n) in enumerate(pairwise(sizes), start=1):  # no memory for sizes that are lies
+        for name, shape in zip(named(l), ((n, n_in), (n,)), strict=True):
+            checked(name, tensors[name], shape, dtype)
+    network = Network(sizes, header["hidden"], header["output"], dtype)
+    theta = network.views(np.empty(network.parameter_count, dtype))
     for l in range(1, network.L + 1):
-        weight, bias = f"{2 * (l - 1)}.weight", f"{2 * (l - 1)}.bias"
-        n, n_in = theta.W[l].shape
-        theta.W[l][...] = checked(weight, tensors[weight], (n, n_in), network.dtype)
-        theta.b[l][:, 0] = checked(bias, tensors[bias], (n,), network.dtype)
+        theta.W[l][...], theta.b[l][:, 0] = (tensors[name] for name in named(l))
     scale = header.get("standardization")
     if header["format"] == 1 and "standardization.mean" in tensors:
         scale = {name: tensors[f"standardization.{name}"] for name in ("mean", "deviation")}
@@ -265,10 +266,15 @@ def _assemble(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> Stored
             checked(f"standardization.{name}", np.asarray(scale[name]), features, np.float64)
             for name in ("mean", "deviation")
         )
+        if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and deviation.min() > 0):
+            raise ValueError("the standardization is not finite or has a deviation of 0")
         standardization = Standardization(mean, deviation)
     classes, columns = (
         None if header.get(name) is None else tuple(header[name]) for name in ("classes", "columns")
     )
+    for names, count in ((classes, sizes[-1]), (columns, sizes[0])):
+        if names is not None and not len(names) == len({*names}) == count:
+            raise ValueError(f"{len(names)} names for {count} classes or columns")
     return StoredModel(
         config, network, theta, classes, standardization, columns, header.get("target")
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ddpbp.comm.world import World
 from ddpbp.data.checks import feature_values
-from ddpbp.data.dataset import with_classes
+from ddpbp.data.dataset import require_range, with_classes
 from ddpbp.data.rows import ArrayRows
 from ddpbp.data.sources import Part, Source, open_source, read_features
 from ddpbp.engine.build import make_evaluator
@@ -48,14 +48,19 @@ def score(model: StoredModel, data: str | None, world: World) -> dict[str, float
     with world.together():
         options = other_options(model.config, data, model.target, model.columns)
         part = _like_training(model, open_source(data, options))
-    return evaluator.score(model.theta, part)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return evaluator.score(model.theta, part)
 
 
 def _like_training(model: StoredModel, source: Source) -> Part:
     """Return the examples of a source with the model's classes and standardisation."""
     _require_features(model, source.train.x, source.name)
     part = with_classes(model.classes, source)
-    return Part(_scaled(model, part.x), part.y)
+    targets = 1 if part.y.ndim == 1 else part.y.shape[1]
+    expected = 1 if model.classes else model.network.sizes[-1]
+    if targets != expected or (part.y.ndim == 1) != bool(model.classes):
+        raise DataError(f"{source.name}: {targets} targets in each row, the model gives {expected}")
+    return Part(_scaled(model, part.x, source.name), part.y)
 
 
 def predict(model: StoredModel, data: str | Array, world: World) -> Array:
@@ -85,8 +90,17 @@ def predict(model: StoredModel, data: str | Array, world: World) -> Array:
         else:
             x = feature_values(ArrayRows(np.asarray(data), "x"), "x")
             _require_features(model, x, "x")
+        x = _scaled(model, x, data if isinstance(data, str) else "x")
     evaluator = make_evaluator(model.config, model.network, world)
-    return evaluator.predict(model.theta, _scaled(model, x))
+    with np.errstate(over="ignore", invalid="ignore"):
+        a = evaluator.predict(model.theta, x)
+    finite = np.isfinite(a).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"row {np.argmin(finite)} (from 0): the output is not finite; its features are too "
+            "large for the model: are they in the units of the training data?"
+        )
+    return a
 
 
 def _require_features(model: StoredModel, x: Array, where: str) -> None:
@@ -107,10 +121,15 @@ def require_writable_name(output: Path | None) -> None:
         raise ConfigError(f"--output {output}: allowed are files named .csv or .npy")
 
 
-def _scaled(model: StoredModel, x: Array) -> Array:
+def _scaled(model: StoredModel, x: Array, where: str) -> Array:
+    dtype = model.network.dtype
     if model.standardization:
-        return model.standardization.apply(x, model.network.dtype)
-    return x.astype(model.network.dtype, copy=False)
+        scaled = model.standardization.apply(x, dtype)
+    else:
+        with np.errstate(over="ignore"):
+            scaled = x.astype(dtype, copy=False)
+    require_range(scaled, dtype, f"{where}: a feature")
+    return scaled
 
 
 def write_predictions(model: StoredModel, a: Array, output: Path | None) -> None:

@@ -332,12 +332,9 @@ def faults(result: Result, folder: Path, most_bytes: int) -> Iterator[str]:
         yield "traceback"
     if any(not (c.isprintable() or c == "\n") for c in text):
         yield "characters that are not printable"
-    lines = [
-        line for line in text.splitlines() if line and not line.startswith(("note: ", "Usage"))
-    ]
-    messages = [line for line in lines if line.startswith(("ddpbp: ", "Error: "))]
-    if len(messages) != bool(code) or len(messages) + text.count("Try 'ddpbp") < len(lines):
-        yield f"{len(messages)} messages in {len(lines)} lines"
+    lines = [line for line in text.splitlines() if not line.startswith("note: ")]
+    if len(lines) != bool(code) or not all(line.startswith("ddpbp: ") for line in lines):
+        yield f"{len(lines)} messages"
     if max(map(len, lines), default=0) > 2_000:
         yield f"a message of {max(map(len, lines))} characters"
     yield from (f"left {path.name}" for path in folder.rglob(".*.tmp"))
