@@ -141,9 +141,8 @@ def shipped() -> dict[str, Path]:
 
 def _file(path: Path) -> Path:
     """Return the file: itself, or a shipped one named as `xor` or `configs/xor.toml`."""
-    if not path.is_file() and path in (Path(path.stem), Path("configs") / f"{path.stem}.toml"):
-        return shipped().get(path.stem, path)
-    return path
+    named = path in (Path(path.stem), Path("configs") / f"{path.stem}.toml")
+    return shipped()[path.stem] if named and path.stem in shipped() and not path.is_file() else path
 
 
 def _find_shipped_data(tree: dict[str, Any], file: Path) -> None:

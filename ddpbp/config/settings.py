@@ -14,6 +14,7 @@ HARMLESS = Meta(extra={"harmless": True})
 
 Count = Annotated[int, Meta(ge=1, le=2**53)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]
+ThreadCount = Annotated[int, Meta(ge=1, le=1_024)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -148,7 +149,7 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     """Examples of one leaf, the unit of work; auto is an eighth of batch_size, rounded up."""
     output: Annotated[Text, HARMLESS] = "runs/{name}"
     """The run folder; {name} is the stem of the configuration file, else of data.source."""
-    threads: Annotated[Count | Literal["auto"], HARMLESS] = "auto"
+    threads: Annotated[ThreadCount | Literal["auto"], HARMLESS] = "auto"
     """Threads of each process, each with leaves of its own; auto uses as many as pay."""
     kernel: Literal["native", "haswell"] = "native"
     """BLAS kernel: the machine's own, or one that all x86 machines since 2013 share."""

@@ -215,6 +215,11 @@ def _from_arrays(source: str, contents: Contents, options: SourceOptions) -> Sou
                     f"{', '.join(held) or 'nothing'}; needed: {contents.needs}"
                 )
         x, y = (held[name]() for name in names)
+        if len(x) != len(y):
+            raise DataError(
+                f"{where}: {len(x)} rows of features but {len(y)} of labels in the {part} part; "
+                "each row needs its label"
+            )
         return (
             checks.feature_values(x, f"{where}: {part} features"),
             checks.target_values(y, f"{where}: {part} labels"),
@@ -245,11 +250,6 @@ def _source(
     parts = []
     for part, (x, raw) in zip(("train", "test"), pairs, strict=False):
         y = checks.targets_of(raw, f"{where}: {part} labels", task, known)
-        if len(x) != len(y):
-            raise DataError(
-                f"{where}: {len(x)} rows of features but {len(y)} of labels in the {part} part; "
-                "each row needs its label"
-            )
         parts.append(Part(x, y))
     first, last = parts[0], parts[-1]
     if last.x.shape[1] != first.x.shape[1] or last.y.shape[1:] != first.y.shape[1:]:

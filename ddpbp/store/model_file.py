@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from ddpbp.base.spelling import shortened
 from ddpbp.config.read import parse
 from ddpbp.config.settings import Config
 from ddpbp.config.write import dump
@@ -219,8 +220,12 @@ def read_model_and_optimizer(path: str | Path) -> tuple[StoredModel, dict[str, A
 def _file_of(path: str | Path) -> Path:
     """Return the model file that is meant by its own path or by that of the folder it is in."""
     path = Path(path)
-    file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
+    try:
+        file = path / MODEL if path.is_dir() else path
+        found = file.is_file()
+    except OSError as error:
+        raise DataError(f"{shortened(str(path))} cannot be read: {error.strerror}") from None
+    if not found:
         raise DataError(
             f"{file} does not exist: give the run folder of a finished run, or its {MODEL}"
         )
