@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Columns, Rows, read_all
 from ddpbp.data.sources import Part, Source, open_rows, read_features
 from ddpbp.errors import DataError
+from tests.faults.mutate import npy_with
+from tests.faults.mutate import npz as zipped
 
 
 def open_source(source: str, *, task: str = "classification", **options: Any) -> Source:
@@ -269,8 +273,48 @@ def test_columns_by_name_leave_out_whatever_else_a_table_holds(tmp_path):
     np.testing.assert_array_equal(read_features(path, SourceOptions(**options), 2), source.train.x)
 
 
+def npy_saying(header: str, data: bytes = b"") -> bytes:
+    return npy_with(f"{{{header}, 'fortran_order': False, }}\n", data)
+
+
 NAN = np.where(X == 7, np.nan, X)
 BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
+    "npy of no bytes": ("npy", npy_saying("'descr': '|V0', 'shape': (10**12, 2)"), {}, "damaged"),
+    "npy of voids": ("npy", npy_saying(f"'descr': '|V0', 'shape': ({10**12}, 2)"), {}, "type .V0"),
+    "npy too short": (
+        "npy",
+        npy_saying(f"'descr': '<f8', 'shape': ({10**12}, 2)"),
+        {},
+        "cut short",
+    ),
+    "npy below zero": (
+        "npy",
+        npy_saying("'descr': '<f8', 'shape': (-2, -2)", bytes(32)),
+        {},
+        "damaged",
+    ),
+    "npy without columns": (
+        "npy",
+        npy_saying(f"'descr': '<f8', 'shape': ({10**40}, 0)"),
+        {},
+        "no ex",
+    ),
+    "npy too long": ("npy", npy(np.c_[X, Y]) + b"1", {}, "too long"),
+    "npy header of gigabytes": (
+        "npy",
+        npy_with("", b"", (2, 0), 2**32 - 1),
+        {},
+        "cut short, damaged",
+    ),
+    "npy header of minuses": ("npy", npy_with("-" * 5_000 + "1", b""), {}, "damaged"),
+    "npz that lies": (
+        "npz",
+        zipped({"x.npy": npy_saying(f"'descr': '<f8', 'shape': ({10**9}, 2)"), "y.npy": npy(Y)}),
+        {},
+        "x: cut short",
+    ),
+    "npz with text": ("npz", zipped({"x": b"text", "y.npy": npy(Y)}), {}, "array 'x'"),
+    "npz with lzma": ("npz", zipped({"x.npy": npy(X), "y.npy": npy(Y)}, 14), {}, "does not write"),
     "empty npy": ("npy", npy(np.empty((0, 3))), {}, "no examples"),
     "no bytes": ("npy", b"", {}, "cut short"),
     "truncated npy": ("npy", npy(X)[:-5], {}, "cut short"),
@@ -316,6 +360,15 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "no features": ("csv", "1,2\n", {"task": "regression", "target": "0,1"}, "no features"),
     "one column": ("csv", "1\n2\n", {}, "one column only"),
     "header only": ("csv", "a,b,y\n", {}, "no rows of data"),
+    "open quote": ("csv", 'a,b,y\n1,2,u\n3,4,"v\n5,6,u\n', {}, "line 4: not CSV: unexpected end"),
+    "text after a quote": ("csv", 'a,b,y\n"1"2,2,u\n', {}, "line 2: not CSV"),
+    "underscore": ("csv", "a,b,y\n1,2,0\n1_0,2,1\n", {}, "line 3, column \"a\": found '1_0'"),
+    "digits of others": ("csv", "a,b,y\n1,2,0\n\u0663,2,1\n", {}, 'line 3, column "a"'),
+    "beyond float64": ("csv", "a,b,y\n1,2,0\n1e999,2,1\n", {}, 'line 3, column "a"'),
+    "fault after quotes": ("csv", 'a,b,y\n1,2,"u\n\nu"\n3,x,v\n', {}, 'line 5, column "b"'),
+    "two targets of one name": ("csv", "a,y,y\n1,2,0\n", {"target": "y"}, "two columns are named"),
+    "target of many digits": ("csv", "a,b,y\n1,2,0\n", {"target": "9" * 5_000}, "no column"),
+    "target of other digits": ("csv", "a,b,y\n1,2,0\n", {"target": "²"}, "no column '²'"),
     "empty csv": ("csv", "\n\n", {}, "is empty"),
     "Latin-1": ("csv", b"a,b,y\n1,2,caf\xe9\n", {}, "not UTF-8"),
     "truncated gz": ("csv", gzip.compress(b"a,b,y\n1,2,0\n")[:-9], {}, "cut short"),
@@ -333,6 +386,55 @@ def test_bad_file_ends_in_one_message(tmp_path, suffix, content, options, fault)
     with pytest.raises(DataError, match=fault) as raised:
         open_source(path, **options)
     assert str(raised.value).startswith(path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npy", "npz"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, suffix):
+    pipe = tmp_path / f"pipe.{suffix}"
+    os.mkfifo(pipe)
+    device = tmp_path / f"device.{suffix}"
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(DataError, match="a pipe or a device"):
+            open_source(str(path))
+
+
+def test_a_row_of_csv_has_a_longest_length(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpbp.data.formats.csv.MAX_ROW_CHARACTERS", 10_000)
+    line, rows = "1," * 20_000, '"\n",' * 5_000
+    for text in (line, f"a,b,y\n1,2,0\n{rows}"):
+        path = written(tmp_path, t__csv__gz=gzip.compress(text.encode()))
+        with pytest.raises(DataError, match="a row of more than 10,000 characters"):
+            open_source(path)
+
+
+def test_labels_too_large_to_be_told_apart_as_numbers_are_text(tmp_path):
+    path = written(tmp_path, t__csv=f"a,b,y\n1,2,{2**53}\n3,4,{2**53 + 1}\n")
+    assert open_source(path).classes == (str(2**53), str(2**53 + 1))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_blocks_of_csv_are_one_table(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr("ddpbp.data.formats.csv.BLOCK_CHARACTERS", 20)
+    text = "a,b,y\n" + "".join(
+        f"{i},{i / 8},{q}k{i % 3}{q}\n\n" for i in range(50) for q in ['"'] * (i % 5 == 0) or [""]
+    )
+    source = open_source(written(tmp_path, t__csv=pack(text.encode())))
+    np.testing.assert_array_equal(source.train.x, np.c_[np.arange(50), np.arange(50) / 8])
+    np.testing.assert_array_equal(source.train.y, np.arange(50) % 3)
+
+
+def test_a_compressed_file_is_read_as_far_as_it_is_announced(tmp_path, monkeypatch):
+    """Neither a stream that is longer than its header nor one that lies takes memory."""
+    labels = idx([0, 1, 2, 0, 1, 2])
+    huge = gzip.compress(IMAGES + bytes(300_000_000), 1)
+    lie = gzip.compress(IMAGES[:4] + b"\xff\xff\xff\xff" + IMAGES[8:])
+    for images, fault in ((huge, "too long"), (lie, "cut short")):
+        written(tmp_path, train_images=images, train_labels=labels)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(DataError, match=f"train-images: {fault}"):
+            open_source(str(tmp_path))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from ddpbp.errors import ConfigError
 )
 @click.option(
     "--ranks",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=65_536),
     metavar="N",
     help="With --dry-run: plan for N ranks, and print whether they can run.",
 )
