@@ -1,6 +1,7 @@
 """The settings: where they come from, what the messages say, and what they are written as."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -407,3 +408,38 @@ def test_the_schema_names_every_setting_and_its_limits():
 )
 def test_shipped_configurations_resolve(path):
     assert resolve(path, [], {}).output == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("text", ["1\nseed = 5", "1 # a", "1]\nseed = [5", "1, 2"])
+def test_a_value_is_all_of_its_text(text):
+    assert resolve(None, [f"output={text}"], {}).output == text
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        (
+            "epochs=0x" + "f" * 5_000,
+            "epochs = a very large int: expected `int` <= 9007199254740992",
+        ),
+        ("epochs=" + "9" * 5_000, "(5,002 characters): expected"),
+        ("loss.name=mse", "did you mean squared_error?"),
+        ("loss=mse", "did you mean loss.name = 'mse'?"),
+        ("threads=1000000", "expected `int` <= 1024"),
+        ("data.source" + ".a" * 50_000 + "=1", "data.source"),
+    ],
+)
+def test_a_message_is_short_whatever_the_value(argument, part):
+    found = message(argument)
+    assert part in found
+    assert len(found) < 1_000
+
+
+def test_a_file_of_settings_is_a_regular_and_a_small_one(tmp_path):
+    pipe, big = tmp_path / "pipe.toml", tmp_path / "big.toml"
+    os.mkfifo(pipe)
+    big.write_text("#" * 2_000_000)
+    long = tmp_path / ("a" * 5_000)
+    for path, part in ((pipe, "a pipe"), (big, "larger than"), (long, "name too long")):
+        with pytest.raises(ConfigError, match=part):
+            resolve(path, [], {})

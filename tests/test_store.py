@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -156,6 +157,13 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no hash of the weights": lambda d: d.pop("theta_sha256"),
     "a mean is missing": lambda d: d["standardization"]["mean"].pop(),
     "a mean is no number": lambda d: d["standardization"].update(mean=["a", "b", "c"]),
+    "a mean is no finite number": lambda d: d["standardization"]["mean"].__setitem__(0, math.nan),
+    "a deviation is 0": lambda d: d["standardization"]["deviation"].__setitem__(0, 0.0),
+    "a deviation is below 0": lambda d: d["standardization"]["deviation"].__setitem__(0, -1.0),
+    "a class too many": lambda d: d["classes"].append("more"),
+    "two classes of one name": lambda d: d["classes"].__setitem__(0, d["classes"][1]),
+    "a column too few": lambda d: d.update(columns=["a"]),
+    "sizes beyond the file": lambda d: d.update(sizes=[10**9, 10**9, d["sizes"][-1]]),
     "no format": lambda d: d.update(format=0),
     "no layer": lambda d: d.update(sizes=[]),
     "settings are a number": lambda d: d.update(config=5),

@@ -58,7 +58,7 @@ def labels_of(table: Array, where: str) -> Array:
 def sort_classes(codes: Array, words: Sequence[str], where: str) -> tuple[Array, tuple[str, ...]]:
     """Turn texts into class indices, in the order of integers if all are integers, else of text.
 
-    Integers beyond 2⁵³ are taken as text: as numbers, two of them could be one.
+    Integers from 2⁵³ on are taken as text: as numbers, two of them could be one.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def sort_classes(codes: Array, words: Sequence[str], where: str) -> tuple[Array,
                 f"{where} holds {word[:40]!r}, first in row {np.argmax(index == i)} (from 0); "
                 f"a class label is text or an integer; {REGRESSION_HINT}"
             )
-    exact = numeric and all(abs(float(word)) <= 2**53 for word in words)
+    exact = numeric and all(abs(float(word)) < 2**53 for word in words)
     labels: list[Any] = [int(float(word)) for word in words] if exact else words
     ranks = {label: rank for rank, label in enumerate(sorted(set(labels)))}
     order = np.array([ranks[label] for label in labels])

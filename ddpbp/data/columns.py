@@ -41,7 +41,7 @@ def target_columns(
         else:
             held = _listed(names)
             raise DataError(
-                f"{where}: no column {word!r}{hint(word, names)}; set data.target to one of "
+                f"{where}: no column {word[:40]!r}{hint(word, names)}; set data.target to one of "
                 f"{held or f'0 to {count - 1}'}"
             )
     if len(picks) > 1 and task and task.single:

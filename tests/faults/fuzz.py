@@ -4,10 +4,11 @@
 
 Data of every format, models, run folders, settings files and command lines, each made from a good
 one by `mutate`. A case is a fork of this process, which has ddpbp loaded, in a folder of its own;
-some also run as processes of their own, and on three ranks, where the message must be the same. It
-fails if it takes longer than 10 s or 500 MB more than the good one, ends with a code that is not
-documented, by a signal, or with other than one message (none after code 0), prints a traceback or
-characters that drive a terminal, or leaves a temporary, a half-written file or predictions.
+with --on-ranks N, every Nth that ended with code 2 runs again as three ranks under mpiexec, where
+code and message must be the same. A case fails if it takes longer than 10 s or 500 MB more than
+good input, ends with a code that is not documented, by a signal, or with other than one message
+(none after code 0), prints a traceback or characters that drive a terminal, or leaves a temporary,
+a half-written file or predictions.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import resource
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +43,7 @@ import ddpbp.tools.dry_run  # noqa: E402, F401
 from ddpbp.cli.main import run  # noqa: E402
 from ddpbp.errors import DdpbpError  # noqa: E402
 from ddpbp.store.model_file import read_model  # noqa: E402
+from launch import mpi  # noqa: E402
 from tests.faults import mutate  # noqa: E402
 from tests.faults.mutate import WORDS, mutated, mutated_text, mutated_tree  # noqa: E402
 
@@ -48,6 +51,7 @@ SECONDS = 10.0  # of the processor: on a loaded machine the clock says little
 END_SECONDS = 90.0
 MORE_BYTES = 500_000_000
 MOST_BYTES = 6_000_000_000  # of addresses: a case that wants more is stopped, to spare the machine
+MPIEXEC = str(mpi.find([sys.executable]).mpiexec)
 CODES = {0, 1, 2, 3, 4, 75}
 SMALL = ["epochs=1", "batch_size=8", "model.hidden=[4]", "max_seconds=6", "output=out"]
 Random = random_.Random
@@ -388,8 +392,28 @@ def good_bytes(seeds: Seeds, place: Path) -> int:
     return finish(words, place, place / "log").bytes
 
 
-def check(count: int, seed: int, place: Path) -> tuple[Counter[str], list[str]]:
-    """Run cases of all families in turn; return how many ended how, and the faults."""
+def on_ranks(case: Case, folder: Path, message: str) -> Iterator[str]:
+    """Yield what is different if three ranks run a case that ended with code 2."""
+    line = [MPIEXEC, "-n", "3", sys.executable, "-m", "ddpbp", *case.words]
+    ended = subprocess.run(
+        line, cwd=folder, capture_output=True, text=True, timeout=END_SECONDS, check=False
+    )
+    told = [line for line in ended.stderr.splitlines() if line.startswith("ddpbp: ")]
+    if ended.returncode != 2 or told != message.splitlines()[-1:]:
+        yield f"on 3 ranks code {ended.returncode} and {told}"
+
+
+def check(count: int, seed: int, place: Path, every: int = 0) -> tuple[Counter[str], list[str]]:
+    """Run cases of all families in turn; return how many ended how, and the faults.
+
+    Parameters
+    ----------
+    count, seed : int
+    place : Path
+        An empty folder.
+    every : int
+        Run every so many cases on three ranks too; 0 runs none.
+    """
     (place / "seeds").mkdir()
     (place / "good").mkdir()
     seeds = Seeds(place / "seeds")
@@ -403,6 +427,9 @@ def check(count: int, seed: int, place: Path) -> tuple[Counter[str], list[str]]:
         result = finish(case.words, folder, place / "log")
         ended[f"{family:<8} code {result.code}"] += 1
         found = [*faults(result, folder, most_bytes, case.files)]
+        if every and number % every == 0 and result.code == 2:
+            found += on_ranks(case, folder, result.message)
+            ended["on 3 ranks"] += 1
         if found:
             words = [word[:60] for word in case.words]
             wrong.append(f"case {number}, {family}: {'; '.join(found)}: {words}")
@@ -416,9 +443,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--on-ranks", type=int, default=0, metavar="N")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        ended, wrong = check(options.count, options.seed, Path(place))
+        ended, wrong = check(options.count, options.seed, Path(place), options.on_ranks)
     for name in sorted(ended):
         sys.stdout.write(f"{name:<18} {ended[name]:>5}\n")
     sys.stdout.write(f"{options.count} cases, {len(wrong)} faults\n")
