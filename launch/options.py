@@ -166,6 +166,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     defaults = _defaults(p, Path(SETTINGS))
     p.set_defaults(**defaults)
     options = p.parse_args(words)
+    for name, value in vars(options).items():  # what argparse makes of "--ssh=--"
+        if name != "arguments" and isinstance(value, list) and (not value or [] in value):
+            raise LaunchError(f"--{name.replace('_', '-')}: -- is no value")
     for name in ("n", "ppn", "nodes"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -177,7 +180,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if options.hosts and options.hostfile:
         raise LaunchError("--hosts and --hostfile exclude each other")
     options.arguments = options.arguments or ["train"]
-    options.python = options.python or sys.executable
+    options.python = sys.executable if options.python is None else options.python
     check_all(vars(options), options.arguments)
     check_command(options.arguments, options.n)
     return options
