@@ -14,7 +14,7 @@ watch.py          whether the ranks have met, and whether any of them moves
 explain.py        why a job failed, in one message
 batch.py          a job script for Slurm, PBS or LSF, filled into a template of `templates/`
 mpijob.py         the same job for Kubernetes
-errors.py         LaunchError (one message, exit code 2), messages, output that is lost
+errors.py         the exceptions, each one message and an exit code, and how it prints
 
 Beside the code: `templates/` and `examples/` of job scripts, `ssh/` for the image, ddpbp.def for
 Apptainer.

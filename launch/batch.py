@@ -127,7 +127,7 @@ def script(options: argparse.Namespace, launch: Sequence[str]) -> str:
         Names the option that does not fit, or the fault in the template.
     """
     file = options.template or TEMPLATES / f"{options.batch}.sh"
-    template = read(file, f"--template {file}")
+    template = read(file, f"--template {shown(file)}")
     limit = options.time
     if limit <= options.grace:
         raise LaunchError(f"--time is {limit} s, not longer than --grace {options.grace} s")

@@ -1,6 +1,5 @@
-"""The one exception of the launcher, how it prints a message, and output that is lost."""
+"""The exceptions of the launcher, and how it prints."""
 
-import contextlib
 import os
 import sys
 
@@ -9,32 +8,29 @@ class LaunchError(Exception):
     """Wrong use, or a host that cannot be used: one message, exit code 2."""
 
 
+class OutputLostError(Exception):
+    """Standard output cannot be written: one message, exit code 1."""
+
+
 def print_message(text: str) -> None:
     """Print a message of the launcher, marked as such, after what the ranks have printed."""
-    print_text("")
     sys.stderr.write(f"launch: {text}\n")
     sys.stderr.flush()
 
 
 def print_text(text: str) -> None:
-    """Print a text now; if it is lost, `end_output` reports that."""
-    if sys.stdout is not None:
-        with contextlib.suppress(OSError):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+    """Print a text to standard output now; a reader that closed its end is no fault.
 
-
-def end_output(code: int) -> int:
-    """Flush standard output; return the exit code: 1 if output was lost and nothing else failed.
-
-    A reader that closed its end is no fault.
+    Raises
+    ------
+    OutputLostError
+        If it cannot be written; from then on all output goes nowhere.
     """
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor may it fail when Python exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            print_message(f"standard output cannot be written ({error.strerror})")
-            return code or 1
-    return code
+            reason = f"standard output cannot be written ({error.strerror})"
+            raise OutputLostError(reason) from None

@@ -63,7 +63,7 @@ def from_file(file: Path, where: str = "") -> list[Host]:
 
     A host may be named in several lines. `where` stands for the file in messages.
     """
-    where = where or f"--hostfile {file}"
+    where = where or f"--hostfile {shown(file)}"
     lines = read(file, where).splitlines()
     hosts = [
         _host(text, f"{where}, line {number}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import LaunchError
+from .errors import LaunchError, print_text
 from .mpi import FAMILIES
 from .train_command import check_command
 from .values import check_all, number, one_line, read, seconds, shown
@@ -28,7 +28,11 @@ leaves (`ddpbp train --dry-run` shows them); a lower micro_batch_size gives more
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and whose help is not lost unseen."""
+
+    def print_help(self, file: object = None) -> None:
+        """Print the help."""
+        print_text(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise a LaunchError, as for any other wrong use."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import batch, hosts, mpi, train_command, values
-from .errors import LaunchError, end_output, print_message, print_text
+from .errors import LaunchError, OutputLostError, print_message, print_text
 from .explain import explain
 from .hosts import Machines
 from .options import parse
@@ -27,12 +27,13 @@ def main(words: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is shown as an escape
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return end_output(_run(words))
+        return _run(words)
     except LaunchError as error:
         print_message(str(error))
-        return end_output(2)
-    except SystemExit as error:  # argparse has printed its help
-        return end_output(int(error.code or 0))
+        return 2
+    except OutputLostError as error:
+        print_message(str(error))
+        return 1
 
 
 def _run(words: Sequence[str]) -> int:
@@ -193,7 +194,7 @@ def output(options: argparse.Namespace) -> Output:
         if options.log_dir:
             options.log_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LaunchError(f"--log-dir {options.log_dir}: {error.strerror}") from None
+        raise LaunchError(f"--log-dir {values.shown(options.log_dir)}: {error.strerror}") from None
     colour = options.color == "always" or (
         options.color != "never" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     )

@@ -14,7 +14,9 @@ from tests.launch.conftest import LAUNCH
 
 def test_hostile_values_in_every_field():
     told: list[str] = []
-    assert launcher_values.run(12, 1, told.append) == 0, "\n".join(told)
+    assert launcher_values.run([*launcher_values.SYSTEMS], 100, 1, told.append, 60) == 0, "\n".join(
+        told
+    )
 
 
 @pytest.mark.parametrize(
