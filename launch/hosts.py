@@ -233,13 +233,13 @@ class Machines:
             return f"no answer within {3 * SSH_SECONDS} s"
         except OSError as error:
             if there and isinstance(error, FileNotFoundError):
-                return f"{there[0]} is missing here; install it, or name another with --ssh"
-            return f"{(there or python)[0]}: {error.strerror}"
+                return f"{shown(there[0])} is missing here; install it, or name another with --ssh"
+            return f"{shown((there or python)[0])}: {error.strerror}"
         if answer := _answer(done.stdout):
             return answer
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = one_line(lines[-1] if lines else f"exit code {done.returncode}")
-        return f"{reason} (try: {shlex.join([*there, 'true'])})"
+        return f"{reason} (try: {one_line(shlex.join([*there, 'true']))})"
 
     def probe(self, paths: Sequence[Path]) -> dict[str, str]:
         """Find the cores of every host; end there what is left of this job, and sweep it.

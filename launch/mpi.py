@@ -81,7 +81,7 @@ def find(python: Sequence[str]) -> Mpi:
     LaunchError
         If there is no library, or no mpiexec of its family.
     """
-    python_line = shlex.join(python)
+    python_line = one_line(shlex.join(python))
     version, library = _library(python)
     kind = family(version)
     if kind is None:
@@ -107,7 +107,7 @@ def find(python: Sequence[str]) -> Mpi:
 
 def _library(python: Sequence[str]) -> tuple[str, str]:
     """Return the version that the library of mpi4py prints, and its file."""
-    python_line = shlex.join(python)
+    python_line = one_line(shlex.join(python))
     try:
         asked = subprocess.run(
             [*python, "-c", _ASK],
@@ -117,7 +117,7 @@ def _library(python: Sequence[str]) -> tuple[str, str]:
             errors="replace",
         )
     except OSError as error:
-        raise LaunchError(f"{python[0]}: {error.strerror}") from None
+        raise LaunchError(f"{shown(python[0])}: {error.strerror}") from None
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["it failed"])[-1]
         if reason.startswith("ModuleNotFoundError"):

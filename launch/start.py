@@ -75,7 +75,7 @@ def simulate(options: argparse.Namespace) -> int:
     try:
         os.execvp(line[0], line)
     except OSError as error:
-        raise LaunchError(f"{line[0]}: {error.strerror}") from None
+        raise LaunchError(f"{values.shown(line[0])}: {error.strerror}") from None
 
 
 def start(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from typing import IO, TextIO
 from .errors import LaunchError, print_message
 from .probe import kill_job
 from .rank import die_with_parent
+from .values import shown
 from .watch import Watch
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -192,7 +193,7 @@ class Job:
             )
             returned = self._wait(self._process)
         except OSError as error:  # it cannot be started
-            raise LaunchError(f"{self._command[0]}: {error.strerror}") from None
+            raise LaunchError(f"{shown(self._command[0])}: {error.strerror}") from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LaunchError
-from .values import one_line
+from .values import one_line, shown
 
 # Every command of ddpbp but `launch`.
 COMMANDS = ("bench", "config", "doctor", "eval", "gradcheck", "plan", "predict", "train")
@@ -22,7 +22,7 @@ def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]
             line, capture_output=True, check=False, encoding="utf-8", errors="replace"
         )
     except OSError as error:
-        raise LaunchError(f"{python[0]}: {error.strerror}") from None
+        raise LaunchError(f"{shown(python[0])}: {error.strerror}") from None
     last = asked.stderr.strip().rpartition("\n")[2]
     if "No module named" in last and not last.startswith("ddpbp:"):
         raise cannot_run(python, last)
@@ -31,7 +31,7 @@ def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]
 
 def cannot_run(python: Sequence[str], reason: str) -> LaunchError:
     """Return what to do where a Python lacks ddpbp."""
-    line = shlex.join(python)
+    line = one_line(shlex.join(python))
     return LaunchError(
         f"{line} cannot run ddpbp ({one_line(reason)}); name a Python that has it: "
         f"--python PATH, or install it: {line} -m pip install 'ddpbp[mpich]'"
