@@ -251,6 +251,8 @@ class Place:
             return "" if re.fullmatch(plain, case.value) else "is no number"
         if of_ssh:
             return ""
+        if case.field in ("hosts", "lines of a hostfile"):
+            return not_as_hosts(effect[1])
         if case.field in ("template", "hostfile"):
             return "there is no such file"
         expected = replaced(usual, replacements(case))
@@ -295,6 +297,19 @@ def replaced(tree: Any, pairs: dict[str, str]) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(replaced(item, pairs) for item in tree)
     return tree
+
+
+def not_as_hosts(calls: list[list[str]]) -> str:
+    """Return the call of ssh or mpiexec that gets anything but names of hosts, "" if none does."""
+    name = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
+    for words in calls:
+        if words[0] == "ssh" and not re.fullmatch(name, words[words.index("--") + 1]):
+            return str(words)
+        if words[0] == "mpiexec" and "-hosts" in words:
+            listed = words[words.index("-hosts") + 1]
+            if not all(re.fullmatch(name + ":[0-9]+", host) for host in listed.split(",")):
+                return str(words)
+    return ""
 
 
 def split(words: list[str], value: str) -> list[str]:
