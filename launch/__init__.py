@@ -3,16 +3,18 @@
 launch.py         runs this package as a file, also in a checkout that is not installed
 start.py          from the command line to an exit code: start the ranks, restart them
 options.py        the command line, and launch.toml
+values.py         what each value may be before it enters a command line, a script or a YAML
 train_command.py  what the launcher knows of ddpbp: its commands, resuming, its faults
 hosts.py          hosts from options, a file or the batch system; ranks dealt to them; probing them
-probe.py          runs on each host (standalone): its cores, missing paths, sweeping /dev/shm
+probe.py          runs on each host (standalone): its cores, missing paths, what an end left over
 mpi.py            the MPI library of a Python, the mpiexec that fits it, its command line
-rank.py           runs around each rank (standalone): binds it to cores, labels its lines
+rank.py           runs around each rank (standalone): binds it to cores, labels its lines and pulse
 supervise.py      one start of the ranks: shows their lines, forwards signals, how they ended
+watch.py          whether the ranks have met, and whether any of them moves
 explain.py        why a job failed, in one message
 batch.py          a job script for Slurm, PBS or LSF, filled into a template of `templates/`
 mpijob.py         the same job for Kubernetes
-errors.py         LaunchError (one message, exit code 2), and how a message is printed
+errors.py         the exceptions, each one message and an exit code, and how it prints
 
 Beside the code: `templates/` and `examples/` of job scripts, `ssh/` for the image, ddpbp.def for
 Apptainer.

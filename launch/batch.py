@@ -16,9 +16,11 @@ from . import mpijob, train_command
 from .errors import LaunchError
 from .hosts import output_of
 from .options import inner_words
+from .values import read, shown
 
 TEMPLATES = Path(__file__).with_name("templates")
 SUFFIX = {"slurm": ".sbatch", "pbs": ".pbs", "lsf": ".lsf", "kubernetes": ".yaml"}
+PLACE = re.compile(r"\{\{(\w+)\}\}")
 SUBMIT = {
     "slurm": ["sbatch"],
     "pbs": ["qsub"],
@@ -96,18 +98,16 @@ def fill(template: str, values: Mapping[str, Sequence[str]], where: str) -> str:
     """
     lines = []
     for number, line in enumerate(template.splitlines(), 1):
-        names = re.findall(r"\{\{(\w+)\}\}", line)
+        parts = PLACE.split(line)  # text, name, text, name, text
+        names = parts[1::2]
         for name in names:
             if name not in values:
-                allowed = ", ".join(values)
-                raise LaunchError(f"{where}, line {number}: {{{{{name}}}}}: allowed: {allowed}")
-        copies = math.prod(len(values[name]) for name in names)
-        for copy in range(copies):
-            text = line
-            for name in names:
-                one = values[name][copy % len(values[name])]
-                text = text.replace("{{" + name + "}}", one)
-            lines.append(text)
+                place, allowed = "{{" + shown(name) + "}}", ", ".join(values)
+                raise LaunchError(f"{where}, line {number}: {place}: allowed: {allowed}")
+        for copy in range(math.prod(len(values[name]) for name in names)):
+            one = {name: values[name][copy % len(values[name])] for name in names}
+            # In one pass: braces inside a value stay what they are.
+            lines.append("".join(one[p] if i % 2 else p for i, p in enumerate(parts)))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
@@ -127,10 +127,7 @@ def script(options: argparse.Namespace, launch: Sequence[str]) -> str:
         Names the option that does not fit, or the fault in the template.
     """
     file = options.template or TEMPLATES / f"{options.batch}.sh"
-    try:
-        template = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LaunchError(f"--template {file}: {error}") from None
+    template = read(file, f"--template {shown(file)}")
     limit = options.time
     if limit <= options.grace:
         raise LaunchError(f"--time is {limit} s, not longer than --grace {options.grace} s")
@@ -152,5 +149,6 @@ def script(options: argparse.Namespace, launch: Sequence[str]) -> str:
     }
     lists = {name: [str(value)] if value is not None else [] for name, value in values.items()}
     lists["directives"] = options.directive or []
-    lists["setup"] = [f"module load {m}" for m in options.module or []] + (options.setup or [])
+    modules = [f"module load {shlex.quote(name)}" for name in options.module or []]
+    lists["setup"] = modules + (options.setup or [])
     return fill(template, lists, str(file))

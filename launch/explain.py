@@ -20,6 +20,11 @@ def explain(ended: Ended, python: Sequence[str], arguments: Sequence[str]) -> in
     """
     if ended.asked and ended.code == 128 + ended.asked:
         return _stopped(ended, arguments)
+    if ended.stalled:
+        print_message(f"{ended.stalled}; exit code {ended.code}")
+        for line in (line for lines in ended.held.values() for line in lines):
+            sys.stderr.write(line + "\n")
+        return ended.code
     if ended.agreed and not ended.held:
         return ended.code
     fault = train_command.fault(python, arguments)

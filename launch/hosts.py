@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import LaunchError
+from .values import HOST, NODE_LIST, TASKS, check, one_line, read, shown, words
 
 PROBE = Path(__file__).with_name("probe.py")
 SSH_SECONDS = 10
@@ -38,24 +39,23 @@ class Allocation(NamedTuple):
     hosts: list[Host]
 
 
-_LINE = re.compile(
-    r"(?P<name>[\w.-]+)(?::(?P<a>\d+)|\s+slots\s*=\s*(?P<b>\d+))?(\s+max_slots=\d+)?"
-)
+_SLOTS = r"(?P<name>[^:\s]+)(?::(?P<a>[0-9]{1,7})|\s+slots\s*=\s*(?P<b>[0-9]{1,7}))?"
+_LINE = re.compile(_SLOTS + r"(\s+max_slots=[0-9]{1,7})?")
 
 
 def _host(text: str, where: str) -> Host:
     match = _LINE.fullmatch(text.strip())
     slots = match and (match["a"] or match["b"])
-    if not match or slots == "0":
+    if not match or (slots and not int(slots)):
         raise LaunchError(
-            f"{where}: {text.strip()!r}: allowed: HOST, HOST:N or HOST slots=N, N ≥ 1"
+            f"{where}: {shown(text.strip())}: allowed: HOST, HOST:N or HOST slots=N, N ≥ 1"
         )
-    return Host(match["name"], int(slots) if slots else None)
+    return Host(check(f"{where}, host", match["name"], HOST), int(slots) if slots else None)
 
 
 def from_text(text: str) -> list[Host]:
     """Read "h1:4,h2:4"."""
-    return [_host(part, f"--hosts {text}") for part in text.split(",")]
+    return [_host(part, f"--hosts {shown(text)}") for part in text.split(",")]
 
 
 def from_file(file: Path, where: str = "") -> list[Host]:
@@ -63,12 +63,8 @@ def from_file(file: Path, where: str = "") -> list[Host]:
 
     A host may be named in several lines. `where` stands for the file in messages.
     """
-    where = where or f"--hostfile {file}"
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise LaunchError(f"{where}: {reason}") from None
+    where = where or f"--hostfile {shown(file)}"
+    lines = read(file, where).splitlines()
     hosts = [
         _host(text, f"{where}, line {number}")
         for number, line in enumerate(lines, 1)
@@ -82,25 +78,30 @@ def from_file(file: Path, where: str = "") -> list[Host]:
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     """Return the hosts of the Slurm, PBS or LSF job that this process runs in."""
     if "SLURM_JOB_ID" in environment and "SLURM_JOB_NODELIST" in environment:
-        compact = environment["SLURM_JOB_NODELIST"]  # as in h[1-3]
+        compact = check("$SLURM_JOB_NODELIST", environment["SLURM_JOB_NODELIST"], NODE_LIST)
         names = output_of(["scontrol", "show", "hostnames", compact]).split()
-        counts = environment.get("SLURM_TASKS_PER_NODE") or environment["SLURM_JOB_CPUS_PER_NODE"]
-        return Allocation("slurm", [Host(*h) for h in zip(names, _repeated(counts), strict=True)])
+        counts = _slurm_tasks(environment, len(names))
+        hosts = [f"{name}:{count}" for name, count in zip(names, counts, strict=True)]
+        return Allocation("slurm", [_host(host, "$SLURM_JOB_NODELIST") for host in hosts])
     for system, variable in (("pbs", "PBS_NODEFILE"), ("lsf", "LSB_DJOB_HOSTFILE")):
         if variable in environment:  # a host is named once for each of its ranks
             file = Path(environment[variable])
-            names = [host.name for host in from_file(file, f"${variable} = {file}")]
+            names = [host.name for host in from_file(file, f"${variable} = {shown(file)}")]
             return Allocation(system, [Host(*item) for item in Counter(names).items()])
     return None
 
 
-def _repeated(counts: str) -> list[int]:
-    """Expand Slurm's "2(x3),1" to [2, 2, 2, 1]."""
-    expanded = []
-    for part in counts.split(","):
-        count, _, times = part.rstrip(")").partition("(x")
-        expanded += [int(count)] * int(times or 1)
-    return expanded
+def _slurm_tasks(environment: Mapping[str, str], hosts: int) -> list[int]:
+    """Expand the tasks of each host as Slurm writes them, "2(x3),1", to [2, 2, 2, 1]."""
+    names = ("SLURM_TASKS_PER_NODE", "SLURM_JOB_CPUS_PER_NODE")
+    name = next((name for name in names if environment.get(name)), None)
+    if name is None:
+        raise LaunchError(f"none of ${' and $'.join(names)} is set in this Slurm job")
+    check(f"${name}", environment[name], TASKS)
+    parts = [part.rstrip(")").partition("(x") for part in environment[name].split(",")]
+    if sum(int(times or 1) for _, _, times in parts) != hosts:
+        raise LaunchError(f"${name} {shown(environment[name])}: Slurm names {hosts} hosts")
+    return [int(count) for count, _, times in parts for _ in range(int(times or 1))]
 
 
 def output_of(command: Sequence[str], stdin: str = "") -> str:
@@ -112,12 +113,15 @@ def output_of(command: Sequence[str], stdin: str = "") -> str:
         If the command is missing, or fails: with its own message.
     """
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=stdin.encode(), capture_output=True, check=False)
     except FileNotFoundError:
         raise LaunchError(f"{command[0]} is not on PATH") from None
+    except OSError as error:
+        raise LaunchError(f"{command[0]}: {error.strerror}") from None
+    out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
     if done.returncode:
-        raise LaunchError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+        raise LaunchError(f"{shlex.join(command)}: {err.strip() or out.strip()}")
+    return out
 
 
 def is_here(host: str) -> bool:
@@ -192,46 +196,53 @@ class Machines:
 
     def __init__(self, text: str | None, file: Path | None, ssh: str | None, python: str) -> None:
         self.system, self.hosts, self._python = "", list[Host](), python
+        self.job = os.urandom(8).hex()  # by this name its processes are found
         if text:
             self.hosts = from_text(text)
         elif file:
             self.hosts = from_file(file)
         elif allocated := allocation():
             self.system, self.hosts = allocated
-        self.ssh = shlex.split(ssh or {"lsf": "blaunch"}.get(self.system, "ssh"))
+        self.ssh = words("--ssh", ssh) or ["blaunch" if self.system == "lsf" else "ssh"]
+        self._before_host: list[str] = []
         if Path(self.ssh[0]).name == "ssh":
             self.ssh += SSH_OPTIONS
+            self._before_host = ["--"]
         names = [host.name for host in self.hosts] or ["localhost"]
         here = len(os.sched_getaffinity(0))
         self.cores = {name: here for name in names if is_here(name)}  # `probe` adds the others
 
-    def _probe_one(self, name: str, paths: Sequence[str]) -> Any:
+    def _probe_one(self, name: str, words: Sequence[str]) -> dict[str, Any] | str:
         """Return the answer of probe.py on a host, or why there is none."""
-        words = [self._python, "-IS", "-", *paths]
+        python = [self._python, "-IS", "-", *words]
+        there: list[str] = []
         if self.system == "slurm":
-            words = ["srun", "--overlap", "--quiet", "-N1", "-n1", "--nodelist", name, *words]
+            there = ["srun", "--overlap", "--quiet", "-N1", "-n1", "--nodelist", name]
         elif not is_here(name):
-            words = [*self.ssh, name, *words]
+            there = [*self.ssh, *self._before_host, name]
+            python = [shlex.quote(word) for word in python]  # a shell reads them there
         try:
             done = subprocess.run(
-                words,
-                input=PROBE.read_text(),
+                [*there, *python],
+                input=PROBE.read_bytes(),
                 capture_output=True,
-                text=True,
                 check=False,
                 timeout=3 * SSH_SECONDS,
             )
-            return json.loads(done.stdout)
-        except FileNotFoundError:
-            return f"{words[0]} is missing here; install it, or name another with --ssh"
         except subprocess.TimeoutExpired:
             return f"no answer within {3 * SSH_SECONDS} s"
-        except json.JSONDecodeError:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            return f"{lines[-1]} (try: {shlex.join(words[: words.index(self._python)])} true)"
+        except OSError as error:
+            if there and isinstance(error, FileNotFoundError):
+                return f"{shown(there[0])} is missing here; install it, or name another with --ssh"
+            return f"{shown((there or python)[0])}: {error.strerror}"
+        if answer := _answer(done.stdout):
+            return answer
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = one_line(lines[-1] if lines else f"exit code {done.returncode}")
+        return f"{reason} (try: {one_line(shlex.join([*there, 'true']))})"
 
     def probe(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Find the cores of every host and sweep it.
+        """Find the cores of every host; end there what is left of this job, and sweep it.
 
         Parameters
         ----------
@@ -244,8 +255,9 @@ class Machines:
             The hosts that cannot be used, and why.
         """
         names = list(dict.fromkeys(host.name for host in self.hosts)) or ["localhost"]
+        words = [self.job, *map(str, paths)]
         with ThreadPoolExecutor(32) as pool:
-            answers = list(pool.map(lambda name: self._probe_one(name, [*map(str, paths)]), names))
+            answers = list(pool.map(lambda name: self._probe_one(name, words), names))
         gone = {}
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, str):
@@ -262,3 +274,12 @@ class Machines:
             return spread(self.hosts, n, ppn, self.cores)
         cores = self.cores["localhost"]
         return {"localhost": n or min(ppn or cores, cores)}
+
+
+def _answer(printed: bytes) -> dict[str, Any] | None:
+    """Read what probe.py prints; None if it is anything else."""
+    try:
+        answer = json.loads(printed)
+        return {"cores": int(answer["cores"]), "missing": [str(path) for path in answer["missing"]]}
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None

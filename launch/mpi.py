@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import LaunchError
+from .train_command import cannot_run
+from .values import one_line, shown
 
 
 class Family(NamedTuple):
@@ -32,7 +34,7 @@ FAMILIES = {
 
 # Without MPI_Init, which would already look for a launcher.
 _ASK = """
-import json, mpi4py
+import json, ddpbp, mpi4py
 mpi4py.rc(initialize=False, finalize=False)
 from mpi4py import MPI
 maps = [line.split()[-1] for line in open("/proc/self/maps") if "/libmpi" in line]
@@ -79,12 +81,12 @@ def find(python: Sequence[str]) -> Mpi:
     LaunchError
         If there is no library, or no mpiexec of its family.
     """
-    python_line = shlex.join(python)
+    python_line = one_line(shlex.join(python))
     version, library = _library(python)
     kind = family(version)
     if kind is None:
         raise LaunchError(
-            f"mpi4py loads an MPI of an unknown family ({version.splitlines()[0]}); known: "
+            f"mpi4py loads an MPI of an unknown family ({shown(version)}); known: "
             f"{', '.join(mpi.name for mpi in FAMILIES.values())}"
         )
     others = []
@@ -105,19 +107,32 @@ def find(python: Sequence[str]) -> Mpi:
 
 def _library(python: Sequence[str]) -> tuple[str, str]:
     """Return the version that the library of mpi4py prints, and its file."""
-    python_line = shlex.join(python)
+    python_line = one_line(shlex.join(python))
     try:
-        asked = subprocess.run([*python, "-c", _ASK], capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            [*python, "-c", _ASK],
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
     except OSError as error:
-        raise LaunchError(f"{python[0]}: {error.strerror}") from None
+        raise LaunchError(f"{shown(python[0])}: {error.strerror}") from None
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["it failed"])[-1]
+        if reason.startswith("ModuleNotFoundError"):
+            raise cannot_run(python, reason)
         raise LaunchError(
-            f"mpi4py of {python_line} finds no MPI library ({reason}); install one beside it: "
-            f"{python_line} -m pip install mpi4py mpich"
+            f"mpi4py of {python_line} finds no MPI library ({one_line(reason)}); install one "
+            f"beside it: {python_line} -m pip install mpi4py mpich"
         )
-    version, file = json.loads(asked.stdout)
-    return version, file
+    try:
+        version, file = json.loads(asked.stdout)
+        return str(version), str(file)
+    except (ValueError, TypeError, RecursionError):
+        raise LaunchError(
+            f"{python_line} does not run Python: it printed {shown(asked.stdout.strip())}"
+        ) from None
 
 
 def _candidates(python: Sequence[str], kind: str, library: str) -> Iterator[Path]:

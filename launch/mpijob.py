@@ -2,19 +2,16 @@
 
 import argparse
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import LaunchError
 from .mpi import FAMILIES
+from .values import KUBERNETES_NAME, check
 
 HOSTFILE = "/etc/mpi/hostfile"  # the operator writes it
 # The image's own user and its sshd, as the Dockerfile makes them.
 HOME, USER_ID, SSH_PORT = "/home/ddpbp", 1000, 2222
-
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGT]i?)?")
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
 
 
 def manifest(options: argparse.Namespace, launch: Sequence[str]) -> dict[str, Any]:
@@ -62,14 +59,7 @@ def manifest(options: argparse.Namespace, launch: Sequence[str]) -> dict[str, An
 def _check(options: argparse.Namespace) -> None:
     if not options.image:
         raise LaunchError("--kubernetes needs --image NAME, built from the Dockerfile")
-    if not _NAME.fullmatch(options.job_name):
-        raise LaunchError(f"--job-name {options.job_name}: allowed: lower case, digits and -")
-    for option in ("memory", "shm_size"):
-        value = getattr(options, option)
-        if not _QUANTITY.fullmatch(value):
-            raise LaunchError(f"--{option.replace('_', '-')} {value}: allowed: as in 512Mi or 4Gi")
-    if options.volume and not options.volume.partition(":")[2].startswith("/"):
-        raise LaunchError(f"--volume {options.volume}: allowed: CLAIM:/PATH")
+    check("--job-name", options.job_name, KUBERNETES_NAME)
 
 
 def _pod(
@@ -109,7 +99,7 @@ def _pod(
 
 
 def to_yaml(value: Any) -> str:
-    """Write nested dictionaries, lists, strings and numbers as YAML."""
+    """Write nested dictionaries, lists, strings and numbers as YAML; a string as one of JSON."""
     return "\n".join(_lines(value)) + "\n"
 
 
@@ -118,7 +108,7 @@ def _lines(value: Any) -> Iterator[str]:
     for key, item in items:
         head = "-" if key is None else f"{key}:"
         if not isinstance(item, dict | list):
-            yield f"{head} {_scalar(item)}"
+            yield f"{head} {json.dumps(item, ensure_ascii=False)}"
         elif key is None:  # a list item starts on the line of its dash
             first, *rest = _lines(item)
             yield f"- {first}"
@@ -126,9 +116,3 @@ def _lines(value: Any) -> Iterator[str]:
         else:
             yield head
             yield from (f"  {line}" for line in _lines(item))
-
-
-def _scalar(value: Any) -> str:
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./:-]*[\w/]|[A-Za-z]", value)
-    words = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
-    return value if plain and value.lower() not in words else json.dumps(value)

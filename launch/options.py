@@ -1,16 +1,16 @@
 """The command line of the launcher, and launch.toml, which holds defaults of its options."""
 
 import argparse
-import re
 import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import LaunchError
+from .errors import LaunchError, print_text
 from .mpi import FAMILIES
 from .train_command import check_command
+from .values import check_all, number, one_line, read, seconds, shown
 
 SETTINGS = "launch.toml"
 DESCRIPTION = """\
@@ -27,27 +27,16 @@ leaves (`ddpbp train --dry-run` shows them); a lower micro_batch_size gives more
 """
 
 
-def seconds(time: str) -> int:
-    """Read a time limit: [D-]H:MM:SS.
-
-    Raises
-    ------
-    LaunchError
-        If `time` is not of this form.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", time)
-    if not match:
-        raise LaunchError(f"--time {time}: allowed: [D-]H:MM:SS, as in 2:00:00")
-    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
-
-
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and whose help is not lost unseen."""
+
+    def print_help(self, file: object = None) -> None:
+        """Print the help."""
+        print_text(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise a LaunchError, as for any other wrong use."""
-        raise LaunchError(f"{message} (see: ddpbp launch --help)")
+        raise LaunchError(one_line(f"{message} (see: ddpbp launch --help)"))
 
 
 def parser() -> Parser:
@@ -72,10 +61,10 @@ def parser() -> Parser:
 
 def _add_places(p: Parser) -> None:
     add = p.add_argument_group("where the ranks run").add_argument
-    add("-n", type=int, metavar="N", help="ranks (default: all slots; on this machine, all cores)")
+    add("-n", type=number, metavar="N", help="ranks (default: all slots; here, all cores)")
     add("--hosts", metavar="H:N,...", help="hosts and their slots: h1:4,h2:4")
     add("--hostfile", type=Path, metavar="FILE", help="lines 'H slots=N' or 'H:N'")
-    add("--ppn", type=int, metavar="N", help="ranks of a host at most")
+    add("--ppn", type=number, metavar="N", help="ranks of a host at most")
     add("--simulate", action="store_true", help="all ranks in one process, for debuggers")
     add("--no-bind", action="store_true", help="do not bind ranks to their cores")
     add("--ssh", metavar="WORDS", help='the remote shell (default: "ssh")')
@@ -108,12 +97,19 @@ def _add_restarts(p: Parser) -> None:
     add = p.add_argument_group("if it fails").add_argument
     add(
         "--max-restarts",
-        type=int,
+        type=number,
         default=0,
         metavar="K",
         help="start again from the newest checkpoint, K times at most",
     )
     add("--elastic", action="store_true", help="restart without hosts that are gone")
+    add(
+        "--meet-seconds",
+        type=number,
+        default=600,
+        metavar="S",
+        help="end a training whose ranks have not met by then (600; 0: never)",
+    )
 
 
 def _add_batch(p: Parser) -> None:
@@ -122,7 +118,13 @@ def _add_batch(p: Parser) -> None:
     kinds = group.add_mutually_exclusive_group()
     for system in ("slurm", "pbs", "lsf", "kubernetes"):
         kinds.add_argument(f"--{system}", action="store_const", dest="batch", const=system)
-    add("--nodes", type=int, default=1, metavar="N", help="hosts, of --ppn ranks each (default 1)")
+    add(
+        "--nodes",
+        type=number,
+        default=1,
+        metavar="N",
+        help="hosts, of --ppn ranks each (default 1)",
+    )
     add(
         "--time",
         type=seconds,
@@ -132,7 +134,7 @@ def _add_batch(p: Parser) -> None:
     )
     add(
         "--grace",
-        type=int,
+        type=number,
         default=120,
         metavar="S",
         help="ask for a checkpoint this many seconds before the limit (120)",
@@ -168,6 +170,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     defaults = _defaults(p, Path(SETTINGS))
     p.set_defaults(**defaults)
     options = p.parse_args(words)
+    for name, value in vars(options).items():  # what argparse makes of "--ssh=--"
+        if name != "arguments" and isinstance(value, list) and (not value or [] in value):
+            raise LaunchError(f"--{name.replace('_', '-')}: -- is no value")
     for name in ("n", "ppn", "nodes"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -179,8 +184,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if options.hosts and options.hostfile:
         raise LaunchError("--hosts and --hostfile exclude each other")
     options.arguments = options.arguments or ["train"]
+    options.python = sys.executable if options.python is None else options.python
+    check_all(vars(options), options.arguments)
     check_command(options.arguments, options.n)
-    options.python = options.python or sys.executable
     return options
 
 
@@ -189,27 +195,39 @@ def _defaults(p: Parser, file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        settings = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LaunchError(f"{file} cannot be read: {error}") from None
+        settings = tomllib.loads(read(file, str(file)))
+    except (ValueError, RecursionError) as error:
+        raise LaunchError(f"{file} cannot be read: {one_line(str(error))}") from None
     apart = ("help", "batch", "arguments", "which")
     known = {action.dest: action for action in p._actions if action.dest not in apart}
     defaults: dict[str, Any] = {}
     for key, value in settings.items():
         action = known.get(key.replace("-", "_"))
         if action is None:
-            raise LaunchError(f"{file}: {key} is not an option; allowed: {', '.join(known)}")
+            raise LaunchError(f"{file}: {shown(key)} is not an option; allowed: {', '.join(known)}")
         repeatable = isinstance(action, argparse._AppendAction)
         values = value if repeatable and isinstance(value, list) else [value]
-        kind: type = bool if action.nargs == 0 else int if action.type is int else str
-        word = {bool: "true or false", int: "a number", str: "a text"}[kind]
-        if not all(isinstance(v, kind) and v in (action.choices or [v]) for v in values):
-            allowed = ", ".join(action.choices or [word])
-            raise LaunchError(f"{file}: {key} = {value!r}: allowed: {allowed}")
-        convert = action.type if callable(action.type) else lambda v: v
-        values = [convert(v) for v in values]
+        try:
+            values = [_as_on_the_command_line(action, one) for one in values]
+        except (ValueError, argparse.ArgumentTypeError):
+            allowed = ", ".join(action.choices or [WORD_FOR[_kind(action)]])
+            raise LaunchError(f"{file}: {key} = {shown(value)}: allowed: {allowed}") from None
         defaults[action.dest] = values if repeatable else values[0]
     return defaults
+
+
+WORD_FOR = {bool: "true or false", int: "a number, of 7 digits at most", str: "a text"}
+
+
+def _kind(action: argparse.Action) -> type:
+    return bool if action.nargs == 0 else int if action.type is number else str
+
+
+def _as_on_the_command_line(action: argparse.Action, value: Any) -> Any:
+    """Convert a value of launch.toml as argparse converts that of its option."""
+    if type(value) is not _kind(action) or value not in (action.choices or [value]):
+        raise ValueError
+    return action.type(str(value)) if callable(action.type) else value
 
 
 def inner_words(options: argparse.Namespace) -> list[str]:
@@ -219,5 +237,7 @@ def inner_words(options: argparse.Namespace) -> list[str]:
         if (value := getattr(options, name)) is not None:
             words += ["-n", str(value)] if name == "n" else [f"--{name.replace('_', '-')}={value}"]
     words += ["--no-bind"] * options.no_bind + ["--elastic"] * options.elastic
-    words += [f"--max-restarts={options.max_restarts}"] * bool(options.max_restarts)
+    for name, default in (("max_restarts", 0), ("meet_seconds", 600)):
+        if (value := getattr(options, name)) != default:
+            words.append(f"--{name.replace('_', '-')}={value}")
     return words + ["--requeue"] * (options.requeue and options.batch == "slurm")

@@ -1,12 +1,14 @@
-"""Probe the host that this runs on: `python - PATH...`, with this file on standard input.
+"""Probe the host that this runs on: `python - JOB PATH...`, with this file on standard input.
 
-It prints one line of JSON: the number of cores, which of the paths are missing, and the names of
-the segments that an earlier job had left in /dev/shm and that were removed. A host needs nothing
-but a Python, so this file imports the standard library alone.
+It kills what is left of the job, removes what an earlier one has left in /dev/shm, and prints one
+line of JSON: the number of cores, and which of the paths are missing. A host needs nothing but a
+Python, so this file imports the standard library alone.
 """
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -45,14 +47,28 @@ def sweep(folder: Path = Path("/dev/shm")) -> list[str]:
     return [file.name for file in removed]
 
 
-def probe(paths: list[str]) -> dict[str, Any]:
-    """Sweep this host; return its cores, the missing paths and the removed segments."""
+def kill_job(job: str) -> None:
+    """Kill all processes of a job on this host, also those that are stopped; "" is no job.
+
+    Its rank.py has the job among its words, and takes its rank along; what starts them has it in
+    the environment.
+    """
+    marks = {"cmdline": f"\0--job\0{job}\0".encode(), "environ": f"\0LAUNCH_JOB={job}\0".encode()}
+    for process in Path("/proc").glob("[0-9]*") if job else ():
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if any(mark in b"\0" + (process / name).read_bytes() for name, mark in marks.items()):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def probe(job: str, *paths: str) -> dict[str, Any]:
+    """End a job on this host and sweep it; return its cores and the missing paths."""
+    kill_job(job)
+    sweep()
     return {
         "cores": len(os.sched_getaffinity(0)),
         "missing": [path for path in paths if not Path(path).exists()],
-        "swept": sweep(),
     }
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(probe(sys.argv[1:])))
+    sys.stdout.write(json.dumps(probe(*sys.argv[1:])))

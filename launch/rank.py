@@ -4,31 +4,40 @@
 
 Every line of the rank is printed whole, as `@RANK out ...` or `@RANK err ...`, between
 `@RANK start HOST PID` and `@RANK end CODE`. From these the launcher learns which rank printed what
-and which ended first, and how, under any MPI. This file runs alone on each host, so it imports the
-standard library alone.
+and which ended first, and how, under any MPI. Lines that the rank writes to the file descriptor
+LAUNCH_PULSE_FD become `@RANK pulse ...`, see watch.py; it never waits for a reader there. This file
+runs alone on each host, so it imports the standard library alone.
 """
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1
+PULSE = re.compile(
+    rb"met (?P<limit>[0-9]{1,9}(?:\.[0-9]{1,9})?(?:e[+-][0-9]{2})?)|bye|"
+    rb"beat (?P<step>[0-9]{1,18}) (?P<phase>[ -~]{1,60}) (?P<progress>[0-9]{1,18}) (?P<slow>[01])"
+)
+_WRITING = threading.Lock()
+PULSE_SECONDS = 5.0  # of the beats, which come each second, one in this time is passed on
 
 
 def my_rank() -> int:
     """Return the rank of this process, from the environment that its MPI has set."""
     for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
+        if re.fullmatch(r"[0-9]{1,7}", value := os.environ.get(name, "")):
+            return int(value)
     return 0
 
 
@@ -68,7 +77,24 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 def write(label: str, line: bytes) -> None:
     """Write one whole line to the launcher."""
-    os.write(1, label.encode() + line.rstrip(b"\n") + b"\n")
+    with _WRITING:
+        os.write(1, label.encode() + line.rstrip(b"\n") + b"\n")
+
+
+def pass_on(pulse: IO[bytes], label: str) -> None:
+    """Write the pulse of the rank to the launcher, its beats not more often than is of use."""
+    interval, next_seconds, slow = PULSE_SECONDS, 0.0, b"0"
+    for line in iter(partial(pulse.readline, 256), b""):
+        match = PULSE.fullmatch(line.rstrip(b"\n"))
+        if match and match["phase"]:
+            now = time.monotonic()
+            if now < next_seconds and match["slow"] == slow:
+                continue
+            next_seconds, slow = now + interval, match["slow"]
+        elif match and match["limit"]:
+            interval = min(PULSE_SECONDS, float(match["limit"]) / 4)
+        if match:
+            write(label, line)
 
 
 def main() -> int:
@@ -79,9 +105,13 @@ def main() -> int:
     die_with_parent()  # the ranks of Open MPI would outlive a killed mpirun
     if "--bind" in options:
         bind(*place(rank, options[options.index("--hosts") + 1]))
+    listen, tell = os.pipe()
+    os.set_inheritable(tell, True)
+    os.set_blocking(tell, False)
     try:
         child = subprocess.Popen(
             command,
+            env={**os.environ, "LAUNCH_PULSE_FD": str(tell)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,6 +121,7 @@ def main() -> int:
     except OSError as error:
         write(f"@{rank} err ", f"{command[0]}: {error.strerror}".encode())
         return 127
+    os.close(tell)
 
     def forward(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)
@@ -108,6 +139,9 @@ def main() -> int:
     relays = [
         threading.Thread(target=relay, args=(child.stdout, f"@{rank} out "), daemon=True),
         threading.Thread(target=relay, args=(child.stderr, f"@{rank} err "), daemon=True),
+        threading.Thread(
+            target=pass_on, args=(os.fdopen(listen, "rb"), f"@{rank} pulse "), daemon=True
+        ),
     ]
     for thread in relays:
         thread.start()

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import batch, hosts, mpi, train_command
-from .errors import LaunchError, print_message
+from . import batch, hosts, mpi, train_command, values
+from .errors import LaunchError, OutputLostError, print_message, print_text
 from .explain import explain
 from .hosts import Machines
 from .options import parse
@@ -27,22 +27,29 @@ def main(words: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is shown as an escape
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if sys.stdout is None:
-            raise LaunchError("standard output is closed; redirect it to a file or to /dev/null")
-        options = parse(words)
-        if options.which:
-            sys.stdout.write(which(options))
-            return 0
-        for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
-            if name in os.environ:
-                raise LaunchError(f"{name} is set: launch starts the ranks itself, without mpirun")
-        if options.batch:
-            sys.stdout.write(batch.submit(options, program(options)))
-            return 0
-        return simulate(options) if options.simulate else start(options)
+        return _run(words)
     except LaunchError as error:
         print_message(str(error))
         return 2
+    except OutputLostError as error:
+        print_message(str(error))
+        return 1
+
+
+def _run(words: Sequence[str]) -> int:
+    if sys.stdout is None:
+        raise LaunchError("standard output is closed; redirect it to a file or to /dev/null")
+    options = parse(words)
+    if options.which:
+        print_text(which(options))
+        return 0
+    for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"):
+        if name in os.environ:
+            raise LaunchError(f"{name} is set: launch starts the ranks itself, without mpirun")
+    if options.batch:
+        print_text(batch.submit(options, program(options)))
+        return 0
+    return simulate(options) if options.simulate else start(options)
 
 
 def which(options: argparse.Namespace) -> str:
@@ -63,12 +70,12 @@ def simulate(options: argparse.Namespace) -> int:
     ranks = str(options.n or 2)
     line = [*program(options), "-m", "ddpbp", *options.arguments, "--simulate-ranks", ranks]
     if options.dry_run:
-        sys.stdout.write(shlex.join(line) + "\n")
+        print_text(shlex.join(line) + "\n")
         return 0
     try:
         os.execvp(line[0], line)
     except OSError as error:
-        raise LaunchError(f"{line[0]}: {error.strerror}") from None
+        raise LaunchError(f"{values.shown(line[0])}: {error.strerror}") from None
 
 
 def start(options: argparse.Namespace) -> int:
@@ -79,14 +86,23 @@ def start(options: argparse.Namespace) -> int:
         ranks = machines.place(options.n, options.ppn)
         line, environment = command(options, library, machines, ranks)
         words = [shlex.join([f"{key}={value}"]) for key, value in environment.items()]
-        sys.stdout.write(" ".join([*words, shlex.join(line)]) + "\n")
+        print_text(" ".join([*words, shlex.join(line)]) + "\n")
         return 0
     if gone := machines.probe([Path.cwd(), RANK]):
         raise LaunchError("; ".join(f"host {name}: {why}" for name, why in gone.items()))
+    shown = output(options)
+    code = until_done(options, library, machines, shown)
+    return code or int(shown.lost)
+
+
+def until_done(
+    options: argparse.Namespace, library: mpi.Mpi, machines: Machines, shown: Output
+) -> int:
+    """Start the ranks until they are done, as often as allowed; return the last exit code."""
     restarts = 0
     while True:
         ranks = machines.place(options.n, options.ppn)
-        ended = run_once(options, library, machines, ranks)
+        ended = run_once(options, library, machines, ranks, shown)
         if ended.code == REQUEUE and options.requeue:
             requeue(machines.system)
         if ended.agreed and ended.code in FINAL:
@@ -105,7 +121,11 @@ def start(options: argparse.Namespace) -> int:
 
 
 def run_once(
-    options: argparse.Namespace, library: mpi.Mpi, machines: Machines, ranks: Mapping[str, int]
+    options: argparse.Namespace,
+    library: mpi.Mpi,
+    machines: Machines,
+    ranks: Mapping[str, int],
+    shown: Output,
 ) -> Ended:
     """Start the ranks once, wait for their end and explain it."""
     line, environment = command(options, library, machines, ranks)
@@ -117,7 +137,10 @@ def run_once(
                 print_message(
                     f"{count} ranks share {cores} cores of {host}: slower than {cores} ranks"
                 )
-    ended = Job(line, environment, n, output(options)).run()
+    # One rank has nobody to meet.
+    meet_seconds = options.meet_seconds * (train_command.is_training(options.arguments) and n > 1)
+    job = Job(line, environment, n, shown, name=machines.job, meet_seconds=meet_seconds)
+    ended = job.run()
     ended.code = explain(ended, program(options), options.arguments)
     return ended
 
@@ -149,10 +172,11 @@ def command(
     options: argparse.Namespace, library: mpi.Mpi, machines: Machines, ranks: Mapping[str, int]
 ) -> tuple[list[str], dict[str, str]]:
     """Return the whole command line, and the environment that it needs."""
-    extra = shlex.split(options.mpi_args or "")
+    extra = values.words("--mpi-args", options.mpi_args)
     line, environment = mpi.command(library, ranks, machines.ssh, extra, machines.system)
     line += [options.python, "-IS", str(RANK), "--hosts", listed(ranks)]
     line += ["--bind"] * (not options.no_bind)
+    line += ["--job", machines.job] * (not options.dry_run)
     return [*line, "--", *program(options), "-m", "ddpbp", *options.arguments], environment
 
 
@@ -160,7 +184,8 @@ def requeue(system: str) -> None:
     """Put the batch job that this process runs in back into the queue."""
     if system != "slurm":
         raise LaunchError("--requeue is for a Slurm job; the templates of PBS and LSF do it there")
-    hosts.output_of(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+    job = values.check("$SLURM_JOB_ID", os.environ["SLURM_JOB_ID"], values.WORD)
+    hosts.output_of(["scontrol", "requeue", job])
 
 
 def output(options: argparse.Namespace) -> Output:
@@ -169,7 +194,7 @@ def output(options: argparse.Namespace) -> Output:
         if options.log_dir:
             options.log_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LaunchError(f"--log-dir {options.log_dir}: {error.strerror}") from None
+        raise LaunchError(f"--log-dir {values.shown(options.log_dir)}: {error.strerror}") from None
     colour = options.color == "always" or (
         options.color != "never" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     )

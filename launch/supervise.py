@@ -16,17 +16,21 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TextIO
 
-from .errors import print_message
+from .errors import LaunchError, print_message
+from .probe import kill_job
 from .rank import die_with_parent
+from .values import shown
+from .watch import Watch
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REQUEUE = 75
+STALLED = 4
 SECOND_SECONDS = 2.0  # a scheduler signals every process: one request may arrive several times
 GRACE_SECONDS = 5.0  # from the first failure, or the end of the last rank, until all are killed
 HELD_SECONDS = 10.0  # how long a traceback is held back if the job does not end
 COLOURS = ("36", "33", "32", "35", "34", "31")
 
-_LABELLED = re.compile(r"@(\d+) (out|err|start|end) ?(.*)")
+_LABELLED = re.compile(r"@([0-9]{1,7}) (out|err|start|end(?= [0-9]{1,3}$)|pulse) ?(.*)")
 _ECHO = re.compile(r"Abort\(\d+\) on node")  # MPICH repeats what the rank has printed
 _FAULT = re.compile(r"Traceback \(most recent call last\):|ddpbp: rank \d+ on \S+ failed")
 
@@ -51,6 +55,8 @@ class Ended:
         The signal that asked the launcher to stop, or 0.
     forced : bool
         Whether it was asked a second time, and so ended the ranks at once.
+    stalled : str
+        Why the launcher ended the ranks by itself: they did not meet, or none moved.
     """
 
     code: int = 0
@@ -60,6 +66,7 @@ class Ended:
     launcher_lines: list[str] = field(default_factory=list)
     asked: int = 0
     forced: bool = False
+    stalled: str = ""
 
     @property
     def agreed(self) -> bool:
@@ -89,6 +96,7 @@ class Output:
     def __init__(self, whose: str, folder: Path | None, *, colour: bool) -> None:
         self._whose, self._folder, self._colour = whose, folder, colour
         self._files: dict[int, TextIO] = {}
+        self.lost = False  # whether lines for standard output were, not for want of a reader
 
     def show(self, rank: int, host: str, text: str, kind: str) -> None:
         """Show one line of a rank's "out" or "err"."""
@@ -106,6 +114,7 @@ class Output:
         except OSError as error:  # the job continues, and the rest goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if not isinstance(error, BrokenPipeError):
+                self.lost = self.lost or kind == "out"
                 name = "output" if kind == "out" else "error"
                 print_message(
                     f"standard {name} cannot be written ({error.strerror}); the job continues"
@@ -121,9 +130,10 @@ class Output:
         self._files[rank].flush()
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; lines that follow open them again."""
         for file in self._files.values():
             file.close()
+        self._files.clear()
 
 
 class Job:
@@ -143,12 +153,24 @@ class Job:
         The number of ranks.
     output : Output
         Closed at the end.
+    name : str
+        By which all its processes are found, see `probe.kill_job`.
+    meet_seconds : float
+        See `Watch`.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], n: int, output: Output
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        n: int,
+        output: Output,
+        *,
+        name: str = "",
+        meet_seconds: float = 0,
     ) -> None:
-        self._command, self._environment = command, environment
+        self._command, self._environment = command, {**environment, "LAUNCH_JOB": name}
+        self._name, self._watch = name, Watch(n, meet_seconds, time.monotonic())
         self._n, self._output, self._ended = n, output, Ended()
         self._process: subprocess.Popen[bytes] | None = None
         # When the first signal came, when a traceback was first held, when the job began to end.
@@ -170,6 +192,8 @@ class Job:
                 preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
             returned = self._wait(self._process)
+        except OSError as error:  # it cannot be started
+            raise LaunchError(f"{shown(self._command[0])}: {error.strerror}") from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -207,14 +231,25 @@ class Job:
                 process.send_signal(signal.SIGUSR1)
                 forwarded = True
             now = time.monotonic()
-            if now - self._over_seconds > GRACE_SECONDS:  # mpiexec is blocked on a lost host
+            self._judge(now)
+            blocked = now - self._over_seconds > GRACE_SECONDS  # mpiexec, on a lost host
+            if blocked or self._ended.stalled:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                kill_job(self._name)
             if now - self._held_seconds > HELD_SECONDS and self._holding:  # the job continues
                 self._release()
         for thread in readers:
             thread.join(2)  # a rank that outlives mpiexec holds the pipe open
         return process.returncode
+
+    def _judge(self, now: float) -> None:
+        """Find out whether the job is stalled; while a line cannot be shown, nothing is known."""
+        if self._lock.acquire(timeout=1):
+            self._ended.stalled = self._ended.stalled or self._watch.judge(now, self._ended.hosts)
+            self._lock.release()
+        else:
+            self._watch.count_anew(time.monotonic())
 
     def _read(self, pipe: IO[bytes]) -> None:
         with pipe:
@@ -233,8 +268,11 @@ class Job:
             self._ended.hosts[rank] = text.partition(" ")[0]
         elif kind == "end":
             self._ended.codes[rank] = int(text)
+            self._watch.ended(rank)
             if int(text) not in (0, REQUEUE) or len(self._ended.codes) == self._n:
                 self._over_seconds = min(self._over_seconds, time.monotonic())
+        elif kind == "pulse":
+            self._watch.heard(rank, text, time.monotonic())
         else:
             self._output.log(rank, text)
             if kind == "err" and _ECHO.match(text):
@@ -256,6 +294,8 @@ class Job:
 
     def _code(self, returned: int) -> int:
         """Return one exit code for all ranks, whatever mpiexec makes of several."""
+        if self._ended.stalled:
+            return STALLED
         failed = [code for code in self._ended.codes.values() if code]
         unhandled = self._ended.asked and failed and failed[0] == 128 + signal.SIGUSR1
         if unhandled or self._ended.forced:

@@ -1,6 +1,7 @@
 """All that the launcher knows of ddpbp: its commands, how to resume, where a fault is kept."""
 
 import json
+import shlex
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LaunchError
+from .values import one_line, shown
 
 # Every command of ddpbp but `launch`.
 COMMANDS = ("bench", "config", "doctor", "eval", "gradcheck", "plan", "predict", "train")
@@ -15,7 +17,25 @@ COMMANDS = ("bench", "config", "doctor", "eval", "gradcheck", "plan", "predict",
 
 def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]:
     line = [*python, "-m", "ddpbp", *words, "--no-mpi"]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run(
+            line, capture_output=True, check=False, encoding="utf-8", errors="replace"
+        )
+    except OSError as error:
+        raise LaunchError(f"{shown(python[0])}: {error.strerror}") from None
+    last = asked.stderr.strip().rpartition("\n")[2]
+    if "No module named" in last and not last.startswith("ddpbp:"):
+        raise cannot_run(python, last)
+    return asked
+
+
+def cannot_run(python: Sequence[str], reason: str) -> LaunchError:
+    """Return what to do where a Python lacks ddpbp."""
+    line = one_line(shlex.join(python))
+    return LaunchError(
+        f"{line} cannot run ddpbp ({one_line(reason)}); name a Python that has it: "
+        f"--python PATH, or install it: {line} -m pip install 'ddpbp[mpich]'"
+    )
 
 
 def check_command(arguments: Sequence[str], ranks: int | None) -> None:
@@ -82,15 +102,15 @@ def fault(python: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
             return dict(json.loads((folder / "fault.json").read_text()))
         last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
         return {"step": json.loads(last)["step"]}
-    except (KeyError, IndexError, OSError, ValueError):
+    except (KeyError, IndexError, TypeError, OSError, ValueError, RecursionError):
         return {}
 
 
 def _run_folder(python: Sequence[str], arguments: Sequence[str]) -> Path | None:
     if not is_training(arguments):
         return None
-    asked = _ask(python, *arguments, "--print-config")
     try:
+        asked = _ask(python, *arguments, "--print-config")
         return Path(tomllib.loads(asked.stdout)["output"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, LaunchError):
         return None
