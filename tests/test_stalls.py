@@ -81,7 +81,7 @@ def test_a_killed_rank_is_named_in_the_run_folder(mpirun, tmp_path):
 NO_ALARM = """
 import os, subprocess, sys, time
 from ddpbp.cli.main import run
-from ddpbp.comm import peers
+from ddpbp.comm import handshake
 from ddpbp.engine.evaluator import Evaluator
 from ddpbp.engine.trainer import Trainer
 score, step = Evaluator.score, Trainer.train_step
@@ -101,7 +101,7 @@ if sys.argv[1] == "slow":
 elif sys.argv[1] == "frozen":
     Trainer.train_step = frozen
 else:
-    peers._call, peers.CONNECT_SECONDS = refused, 0.2
+    handshake._introduce, handshake.CONNECT_SECONDS = refused, 0.2
 sys.exit(run(sys.argv[2:]))
 """
 
