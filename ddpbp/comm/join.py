@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 
-from ddpbp.comm.launcher_pulse import launcher_pulse
 from ddpbp.comm.mpi import MpiWorld
 from ddpbp.comm.world import World
 from ddpbp.errors import DdpbpError
@@ -53,7 +52,6 @@ def join(*, mpi: bool | None = None) -> World:
         return World()
     _, expected = place or (0, 0)
     world = MpiWorld(expected or None)
-    launcher_pulse().write("met", 0)  # a training's heartbeat will tell more
     sys.excepthook = partial(_end_all, world, sys.excepthook)
     return world
 
