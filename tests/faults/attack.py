@@ -6,8 +6,8 @@ A stranger without rights, on the same machine and on another simulated host, do
 `stranger.py` lists to the port of the heartbeat and to the shared memory: as soon as rank 0
 listens, while the ranks connect (one of them comes late), and until the run has ended. Each way is
 repeated, in turn with an undisturbed run; the table has the medians of the seconds and of the
-difference. Needs root, which can become a stranger, and the packages of tests/cluster/install.sh for the
-other host.
+difference. Needs root, which can become a stranger; and for the other host the packages of
+tests/cluster/install.sh.
 """
 
 import argparse
