@@ -1,7 +1,9 @@
 """A rank that stops responding or making progress is named, and the job ends."""
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ddpbp.comm.heartbeat import stuck
+from ddpbp.comm.heartbeat import Clock, stuck
 from ddpbp.comm.peers import Beat, Peer
+from tests.conftest import environment
 
 STALL_SECONDS = 2
 HOST = os.uname().nodename
@@ -76,6 +79,57 @@ def test_a_killed_rank_is_named_in_the_run_folder(mpirun, tmp_path):
     told = json.loads((out / "fault.json").read_text())
     assert told["rank"] == 2
     assert "exited without saying why" in told["cause"]
+
+
+# Rank 0, which judges, is stopped again and again.
+PAUSES = """
+import os, subprocess, sys
+from ddpbp.comm.heartbeat import Heartbeat
+enter = Heartbeat.__enter__
+def paused(self):
+    if self._world.rank == 0:
+        pid = os.getpid()
+        beat = f"kill -STOP {pid} && sleep 2.4; kill -CONT {pid} && sleep 0.5"
+        subprocess.Popen(["sh", "-c", f"while :; do {beat} || exit; done"], stderr=-3)
+    return enter(self)
+Heartbeat.__enter__ = paused
+"""
+
+
+def test_pauses_of_this_process_do_not_hide_a_stall(mpirun, tmp_path):
+    driver, out = tmp_path / "driver.py", tmp_path / "run"
+    driver.write_text(PAUSES + DRIVER.format(rank=1, wait=1, what="time.sleep(100)"))
+    ended = mpirun(2, driver, "train", f"output={out}", f"stall_seconds={STALL_SECONDS}")
+    assert ended.returncode == 4, ended.stderr
+    assert json.loads((out / "fault.json").read_text())["exit_code"] == 4
+
+
+def test_the_clock_passes_pauses_over(monkeypatch):
+    times = iter([100.0, 100.5, 103.5, 104.0])
+    monkeypatch.setattr("ddpbp.comm.heartbeat.time.monotonic", lambda: next(times))
+    clock = Clock(1.0)
+    assert [clock.advance() for _ in range(3)] == [0.5, 1.5, 2.0]
+
+
+BLIND = """
+import sys
+from ddpbp.cli.main import run
+from ddpbp.comm.heartbeat import Heartbeat
+def broken(self, now):
+    assert self._world.rank != 1, "a bug"
+Heartbeat._judge = broken
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_heartbeat_that_fails_ends_the_run(mpirun, tmp_path):
+    (tmp_path / "driver.py").write_text(BLIND)
+    out = tmp_path / "run"
+    ended = mpirun(2, tmp_path / "driver.py", "train", "epochs=100000", f"output={out}")
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.count("ddpbp: ") == 1
+    assert f"ddpbp: rank 1 on {HOST} cannot watch the other ranks any more" in ended.stderr
+    assert json.loads((out / "fault.json").read_text())["rank"] == 1
 
 
 NO_ALARM = """
@@ -155,6 +209,60 @@ def test_if_all_wait_those_furthest_behind_are_named():
     (cause,) = named(*waiting)
     assert cause.startswith("rank 1 on h has waited for 10 s, as all others do")
     assert named(*waiting, all_watched=False) == []
+
+
+# --- the launcher --------------------------------------------------------------------------------
+
+
+def pulse_of(lines: str, *arguments: str, read: bool = True) -> list[str]:
+    """Run a training with a pipe to the launcher, and return what was written to it."""
+    listen, tell = os.pipe()
+    command = [sys.executable, "-c", lines, "train", *arguments]
+    env = environment(LAUNCH_PULSE_FD=str(tell))
+    if not read:
+        os.set_blocking(tell, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(tell, b"x" * 4096)
+    subprocess.run(command, env=env, pass_fds=[tell], check=True, capture_output=True, timeout=60)
+    os.close(tell)
+    with os.fdopen(listen) as pipe:
+        return pipe.read().splitlines()
+
+
+TRAIN = "import sys; from ddpbp.cli.main import run; sys.exit(run(sys.argv[1:]))"
+SLOWLY = "from ddpbp.run.loop import Run; import time; Run._finish = lambda *_: time.sleep(2.5)\n"
+
+
+def test_the_launcher_hears_that_a_rank_moves(tmp_path):
+    met, *beats, bye = pulse_of(SLOWLY + TRAIN, f"output={tmp_path / 'run'}")
+    assert (met, bye) == ("met 300", "bye")
+    moves = [re.fullmatch(r"beat (\d+) (\w+) (\d+) ([01])", beat) for beat in beats]
+    assert len(moves) >= 2
+    steps, _, progress, _ = zip(*(move.groups() for move in moves if move), strict=True)
+    assert int(steps[-1]) > 0
+    assert int(progress[-1]) >= int(progress[0])
+
+
+def test_without_a_heartbeat_the_launcher_hears_no_limit(tmp_path):
+    lines = pulse_of(TRAIN, f"output={tmp_path / 'run'}", "stall_seconds=0", "epochs=1")
+    assert lines == ["met 0", "bye"]
+
+
+def test_a_launcher_that_does_not_read_is_not_waited_for(tmp_path):
+    (full,) = pulse_of(TRAIN, f"output={tmp_path / 'run'}", "epochs=1", read=False)
+    assert set(full) == {"x"}
+
+
+def test_children_do_not_write_to_the_launcher():
+    child = "import os, sys; print(os.environ.get('LAUNCH_PULSE_FD'), end='')"
+    lines = (
+        "import os, subprocess, sys; from ddpbp.comm.launcher_pulse import launcher_pulse\n"
+        "number = int(os.environ['LAUNCH_PULSE_FD']); launcher_pulse().write('met', 0)\n"
+        f"said = subprocess.check_output([sys.executable, '-c', {child!r}], close_fds=False)\n"
+        "launcher_pulse().write(said.decode(), os.get_inheritable(number))"
+    )
+    assert pulse_of(lines) == ["met 0", "None False"]
 
 
 @pytest.fixture

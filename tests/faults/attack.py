@@ -13,6 +13,7 @@ tests/cluster/install.sh.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -97,8 +98,8 @@ def attacked(way: str, folder: Path, hosts: Hosts | None) -> Iterator[None]:
         process.communicate()
 
 
-def run(way: str | None, hosts: Hosts | None = None) -> Outcome:
-    """Run a small training on 3 ranks, attacked in one way or not at all."""
+def run(ways: Sequence[str], hosts: Hosts | None = None) -> Outcome:
+    """Run a small training on 3 ranks, attacked in some ways at once, or not at all."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)
@@ -110,12 +111,10 @@ def run(way: str | None, hosts: Hosts | None = None) -> Outcome:
             line = hosts.command("h1", [*hosts.mpiexec((2, 1)), *train])
         else:
             line = [str(mpi.find([sys.executable]).mpiexec), "-n", "3", *train]
-        if way:
+        for way in ways:
             stack.enter_context(attacked(way, folder, hosts))
         began = time.monotonic()
-        ended = subprocess.run(
-            line, capture_output=True, text=True, timeout=RUN_SECONDS, stdin=subprocess.DEVNULL
-        )
+        ended = _ended(line)
         seconds = time.monotonic() - began
         faults = [f"exit code {ended.returncode}"] if ended.returncode else []
         faults += [f"note: {line}" for line in ended.stdout.splitlines() if "note:" in line]
@@ -126,6 +125,23 @@ def run(way: str | None, hosts: Hosts | None = None) -> Outcome:
         result = folder / "run/result.json"
         sha256 = json.loads(result.read_text())["theta_sha256"] if result.exists() else ""
     return Outcome(seconds, str(sha256), faults)
+
+
+def _ended(line: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    process = subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(line, process.returncode, out, err)
 
 
 @contextmanager
@@ -151,7 +167,7 @@ def compare(way: str, hosts: Hosts | None, runs: int) -> tuple[float, float, lis
         The median of an attacked run, and of the difference from the undisturbed one before it.
     faults : list of str
     """
-    pairs = [(run(None, hosts), run(way, hosts)) for _ in range(runs)]
+    pairs = [(run([], hosts), run([way], hosts)) for _ in range(runs)]
     seconds = statistics.median(attacked.seconds for _, attacked in pairs)
     slower = statistics.median(attacked.seconds - before.seconds for before, attacked in pairs)
     faults = [fault for pair in pairs for outcome in pair for fault in outcome.faults]
