@@ -136,12 +136,12 @@ NO_ALARM = """
 import os, subprocess, sys, time
 from ddpbp.cli.main import run
 from ddpbp.comm import handshake
-from ddpbp.engine.evaluator import Evaluator
 from ddpbp.engine.trainer import Trainer
-score, step = Evaluator.score, Trainer.train_step
+from ddpbp.store.checkpoint_writer import Writer
+write, step = Writer._write, Trainer.train_step
 def slow(self, *arguments):
-    time.sleep(3 * (self._world.rank == 1))
-    return score(self, *arguments)
+    time.sleep(3)
+    return write(self, *arguments)
 def frozen(self, batch):
     if self.step == 5:
         ranks = " ".join(map(str, self.world.all_gather_object(os.getpid())))
@@ -151,7 +151,7 @@ def frozen(self, batch):
 def refused(*arguments):
     raise ConnectionRefusedError
 if sys.argv[1] == "slow":
-    Evaluator.score = slow
+    Writer._write = slow
 elif sys.argv[1] == "frozen":
     Trainer.train_step = frozen
 else:
@@ -161,7 +161,7 @@ sys.exit(run(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("what", ["slow", "frozen"])
-def test_a_slow_evaluation_or_a_pause_of_all_is_no_stall(mpirun, tmp_path, what):
+def test_a_slow_save_or_a_pause_of_all_is_no_stall(mpirun, tmp_path, what):
     (tmp_path / "driver.py").write_text(NO_ALARM)
     command = ["train", "epochs=2", "data.test=0.1", f"output={tmp_path / 'run'}"]
     ended = mpirun(3, tmp_path / "driver.py", what, *command, "stall_seconds=1.5")
@@ -199,8 +199,8 @@ def test_a_rank_that_waits_is_not_at_fault():
 
 
 def test_a_slow_phase_has_ten_times_the_limit():
-    assert named(peer(0, 5, "reduce"), peer(1, 5, "evaluate")) == []
-    (cause,) = named(peer(0, 5, "reduce"), peer(1, 5, "evaluate"), now=31.0)
+    assert named(peer(0, 5, "reduce"), peer(1, 5, "checkpoint")) == []
+    (cause,) = named(peer(0, 5, "reduce"), peer(1, 5, "checkpoint"), now=31.0)
     assert cause.startswith("rank 1 on h has made no progress for 31 s")
 
 
