@@ -51,11 +51,13 @@ def flood(address: Address, folder: Path) -> None:
 
 
 def idle(address: Address, folder: Path) -> None:
-    """Hold 1,000 connections, and send nothing."""
+    """Hold 1,000 connections, and send nothing; replace the oldest, as they may be closed."""
     held: list[socket.socket] = []
     while True:
         send(address, b"", hold=held)
-        del held[:-1000]
+        if len(held) > 1000:
+            del held[0]
+            time.sleep(0.005)
 
 
 def replay(address: Address, folder: Path) -> None:
