@@ -22,7 +22,7 @@ import numpy as np
 from ddpbp.comm.world import Array, World
 
 FOLDER = Path("/dev/shm")
-NAME = re.compile(r"ddpbp\.([0-9]{1,10})\.[0-9a-f]{32}")  # the process that creates it
+NAME = re.compile(r"ddpbp\.([0-9]{1,10})\.[0-9a-f]{8,32}")  # the process that creates it
 YOUNG_SECONDS = 5.0  # younger files may still be about to be mapped
 CELL_BYTES = 64  # a cache line for each rank: writing does not slow the readers of another one
 # A waiting rank first only reads the counts, then also yields its core after each read, and at last
