@@ -383,7 +383,7 @@ sys.exit(run(arguments))
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP"])
 def test_a_signal_to_one_rank_stops_all(mpirun, undisturbed, run_folder, tmp_path, name):
     (tmp_path / "driver.py").write_text(SIGNALLED)
     out = tmp_path / "run"
@@ -396,6 +396,33 @@ def test_a_signal_to_one_rank_stops_all(mpirun, undisturbed, run_folder, tmp_pat
     ended = mpirun(2, "-m", "ddpbp", *command, "--resume", "auto")
     assert ended.returncode == 0, ended.stderr
     assert run_folder(out) == undisturbed
+
+
+EARLY = """
+import os, signal, subprocess, sys, time
+from ddpbp.cli.main import run
+from ddpbp.run import training
+number, *arguments = sys.argv[1:]
+load = training.open_dataset
+def late(config, world):
+    waiting = world.all_gather_object(os.getpid())[-1]
+    if world.rank == 0:  # the other rank waits for it in C
+        subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -{number} {waiting}"])
+        time.sleep(30)
+    return load(config, world)
+training.open_dataset = late
+sys.exit(run(arguments))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
+def test_before_the_training_one_signal_ends_a_rank_at_once(mpirun, tmp_path, name):
+    (tmp_path / "driver.py").write_text(EARLY)
+    number = int(signal.Signals[name])
+    ended = mpirun(2, tmp_path / "driver.py", number, *SMALL, f"output={tmp_path / 'run'}")
+    assert ended.returncode in {number, number | signal.SIGKILL, 128 + number}, ended.stderr
+    assert ended.seconds < 20
+    assert not (tmp_path / "run").exists()
 
 
 def test_in_one_process_ctrl_c_twice_ends_at_once(python, tmp_path):
@@ -414,6 +441,7 @@ import os, signal, threading, time
 from ddpbp.run import save_requests
 save_requests.PATIENCE_SECONDS = 0.2
 with save_requests.SaveRequests(max_seconds=0, every_minutes=0, alone=False) as asked:
+    asked.begin()
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     time.sleep(0.3)

@@ -14,7 +14,7 @@ class Phase(NamedTuple):
     ----------
     name : str
     slow : bool
-        May take long without visible progress: loading, evaluation, saving.
+        May take long without visible progress: loading, saving.
     waits : bool
         The rank waits for other ranks, so it is not at fault for a stall.
     """
@@ -31,7 +31,7 @@ BACKWARD = Phase("backward")
 REDUCE = Phase("reduce", waits=True)
 UPDATE = Phase("update")
 BETWEEN = Phase("between")
-EVALUATE = Phase("evaluate", slow=True)
+EVALUATE = Phase("evaluate")
 CHECKPOINT = Phase("checkpoint", slow=True)
 
 PHASES = {

@@ -10,7 +10,9 @@
 `tree_sum.py`       the sum of small vectors over all leaves, for losses and metrics
 `compare_ranks.py`   whether all ranks hold the same bits
 `heartbeat.py`      names a rank that died or stalled, and ends the run
-`peers.py`          the TCP connections of the heartbeat
+`handshake.py`      connects the heartbeats, and nobody else
+`peers.py`          what the heartbeats tell each other
+`launcher_pulse.py` what they tell the launcher
 
 It may import `base`. It knows nothing of networks, data or settings.
 """

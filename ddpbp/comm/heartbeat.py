@@ -4,6 +4,7 @@ Every process has a thread for this, connected to rank 0 by TCP. About once a se
 its ranks are doing, and rank 0 answers. A broken connection means that a process died; silence,
 that it is stopped or cut off. A rank that responds but neither makes progress nor waits for others
 is stuck. The rank at fault is named and all ranks end, with exit code 1 after a death, otherwise 4.
+A launcher that gave this process a pipe is told the same as rank 0.
 """
 
 import contextlib
@@ -17,11 +18,26 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn, Self
 
-from ddpbp.comm.peers import Beat, Fault, Peer, connect
+from ddpbp.comm.handshake import connect
+from ddpbp.comm.launcher_pulse import launcher_pulse
+from ddpbp.comm.peers import (
+    BadMessage,
+    Beat,
+    Beats,
+    Bye,
+    End,
+    Fault,
+    Message,
+    Peer,
+    Stacks,
+)
 from ddpbp.comm.world import World
 
 # A process that has to end first waits this long, for rank 0 to report and the launcher to end it.
 GRACE_SECONDS = 3.0
+# It ends then in any case: a disk or a terminal may block its report.
+RECORD_SECONDS, END_SECONDS = 1.0, 7.0
+STACKS_CHARACTERS = 20_000
 # The longest wait of this thread for the interpreter's lock: after a death, MPICH kills all
 # processes within milliseconds.
 SWITCH_SECONDS = 5e-4
@@ -75,6 +91,24 @@ def stuck(
     return Verdict(faults, [peer for peer, _ in named])
 
 
+class Clock:
+    """Seconds that pass only while this process runs.
+
+    Where it is stopped or gets no core for a while, the others cannot be heard either. Such a pause
+    counts little, and it must not restart the counts: on a busy machine there is always another.
+    """
+
+    def __init__(self, longest_seconds: float) -> None:
+        self.now, self._longest_seconds = 0.0, longest_seconds
+        self._looked_seconds = time.monotonic()
+
+    def advance(self) -> float:
+        """Add the time since the last call, of a pause only the longest step; return the time."""
+        before, self._looked_seconds = self._looked_seconds, time.monotonic()
+        self.now += min(self._looked_seconds - before, self._longest_seconds)
+        return self.now
+
+
 class Heartbeat:
     """Watches the processes of a world while it is entered; all of them enter and leave it.
 
@@ -97,9 +131,13 @@ class Heartbeat:
     def __init__(self, world: World, stall_seconds: float, leave: Callable[[Fault], bool]) -> None:
         self._world, self._stall_seconds, self._leave = world, stall_seconds, leave
         self._interval_seconds = min(1.0, stall_seconds / 5)
-        # Simulated ranks are one process: there is no other to watch.
-        processes = world.shares_memory or world.survives
-        self._on = stall_seconds > 0 and world.world_size > 1 and processes
+        self._clock = Clock(2 * self._interval_seconds)
+        self._launcher = launcher_pulse()
+        if world.world_size > 1:  # simulated ranks are one process: there is no other to watch
+            watched = world.shares_memory or world.survives
+        else:
+            watched = self._launcher.there
+        self._on = stall_seconds > 0 and watched
         self._me = Peer(world.rank, world.host, None)
         self._peers: list[Peer] = []  # on rank 0 all others; on the others rank 0
         self._stacks: dict[int, str] = {}
@@ -111,34 +149,38 @@ class Heartbeat:
             self._selector = selectors.DefaultSelector()
             self._end, end = socket.socketpair()
             self._selector.register(end, selectors.EVENT_READ)
-            self._peers, self.notes = connect(self._world)
-            for peer in self._peers:
-                assert peer.connection
-                peer.connection.setblocking(False)
-                self._selector.register(peer.connection, selectors.EVENT_READ, peer)
+            connections, hosts, self.notes = connect(self._world)
+            for rank, connection in connections.items():
+                connection.setblocking(False)
+                self._peers.append(Peer(rank, hosts[rank], connection))
+                self._selector.register(connection, selectors.EVENT_READ, self._peers[-1])
+            self._clock.advance()
+            self._clock.now = 0.0
             self._thread = threading.Thread(target=self._run, name="ddpbp heartbeat", daemon=True)
             self._thread.start()
             self._switch_seconds = sys.getswitchinterval()
             sys.setswitchinterval(SWITCH_SECONDS)
+        self._launcher.write("met", f"{self._stall_seconds if self._on else 0:g}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self._on:
-            return
         try:
-            if kind is None:  # leave together, or a process that is done early would be missed
+            if self._on and kind is None:  # leave together, or the first to go would be missed
                 self._world.all_gather_object(None)
         finally:
-            self._stop()
+            if self._on:
+                self._stop()
+            if kind is None:
+                self._launcher.write("bye")
 
     def _stop(self) -> None:
         sys.setswitchinterval(self._switch_seconds)
         self._end.close()
         self._thread.join()
         for peer in self._peers:
-            peer.send({"bye": True})
+            peer.send(Bye())
             if peer.connection:  # unread data would reset the connection and drop the message
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, BadMessage):
                     peer.receive()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
@@ -147,50 +189,77 @@ class Heartbeat:
     # --- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # otherwise nobody would watch, and nobody would know
+            traceback.print_exc()
+            what = f"cannot watch the other ranks any more ({error!r})"
+            self._finish(Verdict([self._me.fault(0, what, 1)], []))
+
+    def _watch(self) -> None:
         looked_seconds = time.monotonic()
         while True:
-            for key, _ in self._selector.select(self._interval_seconds):
+            events = self._selector.select(self._interval_seconds)
+            self._clock.advance()
+            for key, _ in events:
                 if key.data is None:
                     return
                 self._hear(key.data)
-            now = time.monotonic()
-            if now - looked_seconds < self._interval_seconds:
+            if time.monotonic() - looked_seconds < self._interval_seconds:
                 continue
-            beats = [Beat(p.step, p.phase.name, p.progress, p.waits) for p in self._world.pulses]
-            self._me.update(beats, now)
-            for peer in self._peers:
-                peer.send({"beats": beats})
-                if now - looked_seconds > 3 * self._interval_seconds + 1.0:
-                    peer.excuse(now)  # it was this process that did not run
-            looked_seconds = now
-            self._judge(now)
+            looked_seconds = time.monotonic()
+            self._report()
+            self._judge(self._clock.now)
+
+    def _report(self) -> None:
+        """Tell the others, and the launcher, what the ranks of this process are doing."""
+        beats = [Beat(p.step, p.phase.name, p.progress, p.waits) for p in self._world.pulses]
+        self._me.update(beats, self._clock.now)
+        for peer in self._peers:
+            peer.send(Beats(beats))
+        progress = sum(beat.progress for beat in beats)
+        slow = any(self._me.slow(i) for i in range(len(beats)))
+        self._launcher.write("beat", *beats[0][:2], progress, int(slow))
 
     def _hear(self, peer: Peer) -> None:
         """Read the messages of a peer and act on them."""
         try:
             messages = peer.receive()
-        except (ConnectionError, TimeoutError):
-            assert peer.connection
-            self._selector.unregister(peer.connection)
-            peer.connection.close()
-            peer.connection = None
-            # In a world that survives, MPI reports the death, or else the silence is noticed.
-            if not peer.left and not self._ending and not self._world.survives:
+        except OSError as error:
+            self._close(peer)
+            # In a world that survives, MPI reports the death; and any other error than the end of
+            # the connection is one of the network: the silence will be noticed.
+            ended = isinstance(error, ConnectionError)
+            if ended and not (peer.left or self._ending or self._world.survives):
                 what = "exited without saying why (killed? out of memory?)"
                 self._finish(Verdict([peer.fault(0, what, 1)], []))
-            return
-        for message in messages:
-            if "beats" in message:
-                peer.update([Beat(*beat) for beat in message["beats"]], time.monotonic())
-            elif "bye" in message:
-                peer.left = True
-            elif "end" in message:
-                if message["stack"]:
-                    peer.send({"stack": _stacks()})
-                time.sleep(GRACE_SECONDS)
-                os._exit(message["end"])
-            elif "stack" in message:
-                self._stacks[peer.rank] = message["stack"]
+        except BadMessage as error:
+            self._close(peer)
+            if not self._ending:
+                what = f"sent what no rank sends ({error})"
+                self._finish(Verdict([peer.fault(0, what, 1)], []))
+        else:
+            for message in messages:
+                self._obey(peer, message)
+
+    def _obey(self, peer: Peer, message: Message) -> None:
+        if isinstance(message, Beats):
+            peer.update(message.ranks, self._clock.now)
+        elif isinstance(message, Bye):
+            peer.left = True
+        elif isinstance(message, Stacks):
+            self._stacks[peer.rank] = message.text
+        else:
+            if message.show_stacks:
+                peer.send(Stacks(_stacks()))
+            time.sleep(GRACE_SECONDS)
+            os._exit(message.code)
+
+    def _close(self, peer: Peer) -> None:
+        assert peer.connection
+        self._selector.unregister(peer.connection)
+        peer.connection.close()
+        peer.connection = None
 
     def _judge(self, now: float) -> None:
         """End all ranks if one is silent or stuck."""
@@ -216,11 +285,14 @@ class Heartbeat:
         self._ending = True
         faults, at_fault = verdict
         code = faults[0]["exit_code"]
-        first = self._leave({**faults[0], "cause": "; ".join(f["cause"] for f in faults)})
+        last = threading.Timer(END_SECONDS, os._exit, (code,))
+        last.name, last.daemon = "ddpbp end", True
+        last.start()
+        first = self._record({**faults[0], "cause": "; ".join(f["cause"] for f in faults)})
         if self._me in at_fault:
-            self._stacks[0] = _stacks()
+            self._stacks[self._me.rank] = _stacks()
         for peer in self._peers:
-            peer.send({"end": code, "stack": peer in at_fault})
+            peer.send(End(code, peer in at_fault))
         end = time.monotonic() + 1.0
         while len(self._stacks) < len(set(at_fault)) and time.monotonic() < end:
             for key, _ in self._selector.select(0.1):
@@ -230,22 +302,33 @@ class Heartbeat:
             text = "".join(f"ddpbp: {fault['cause']}\n" for fault in faults)
             for rank, stacks in self._stacks.items():
                 text += f"ddpbp: stacks of the process of rank {rank}:\n{stacks}"
-            sys.stdout.flush()
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            with contextlib.suppress(Exception):  # an output that is lost or closed
+                sys.stderr.write(text)
+                sys.stderr.flush()
+                sys.stdout.flush()
             time.sleep(0.2)  # the launcher needs time to forward it before it ends the job
         if code != 4:  # after a death most launchers end the job themselves
             time.sleep(GRACE_SECONDS)
-        threading.Timer(1.0, os._exit, (code,)).start()
         self._world.abort(code)  # an exit alone would be mixed with the codes of killed ranks
         os._exit(code)
+
+    def _record(self, fault: Fault) -> bool:
+        """Return whether this process is the first to report; if the disk hangs, suppose so."""
+        answers: list[bool] = []
+        record = threading.Thread(
+            target=lambda: answers.append(self._leave(fault)), name="ddpbp fault", daemon=True
+        )
+        record.start()
+        record.join(RECORD_SECONDS)
+        return answers[0] if answers else True
 
 
 def _stacks() -> str:
     """Return the stacks of the threads of this process, without those that watch."""
     frames = sys._current_frames()
-    return "".join(
+    text = "".join(
         f"  {thread.name}:\n" + "".join(traceback.format_stack(frames[thread.ident]))
         for thread in threading.enumerate()
         if thread.ident in frames and not thread.name.startswith("ddpbp ")
     )
+    return text[-STACKS_CHARACTERS:]

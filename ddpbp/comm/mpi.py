@@ -109,13 +109,15 @@ class MpiWorld(World):
             os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
         if MPI.Is_initialized():
             return
-        # MPICH installs a handler for SIGUSR1. A request to save that arrives meanwhile must not
-        # be lost, so the signal is held back until the handler is ours again.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        # MPICH installs handlers for these. A signal that arrives meanwhile must have its effect,
+        # so it is held back until the disposition is again that of before.
+        before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGHUP)}
+        signal.pthread_sigmask(signal.SIG_BLOCK, before)
         with warnings.catch_warnings(action="ignore"):  # the number of ranks is checked by us
             MPI.Init_thread()
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
 
     def _take_places(self, comm: Any, homes: list[int]) -> None:
         """Take this rank's place in `comm`; `homes` has a number for the host of each rank."""

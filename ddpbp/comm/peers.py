@@ -1,20 +1,18 @@
-"""The processes of a world as the heartbeat sees them, connected to rank 0 by TCP."""
+"""The processes of a world as the heartbeat sees them, and the messages that they exchange."""
 
 import contextlib
-import fcntl
-import json
-import os
 import socket
 import struct
-import time
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from ddpbp.base.phases import PHASES, START
-from ddpbp.comm.world import World
 
-CONNECT_SECONDS = 5.0
 SLOW = 10.0  # times the limit: for a slow phase, and for the first step
 FIRST_STEP = 8  # the progress at which the first step is over
+MAX_BYTES = 2**17  # of a message
+SIZE = struct.Struct("!I")  # before each message
 
 Fault = dict[str, Any]
 """rank, host, step, phase, cause, exit_code."""
@@ -29,8 +27,41 @@ class Beat(NamedTuple):
     waits: int
 
 
+class Beats(msgspec.Struct, tag="beats"):
+    """The report of a process: one beat for each rank that is a thread of it."""
+
+    ranks: Annotated[list[Beat], msgspec.Meta(min_length=1)]
+
+
+class Bye(msgspec.Struct, tag="bye"):
+    """The process ends regularly."""
+
+
+class End(msgspec.Struct, tag="end"):
+    """The process that receives this has to end, and to show its stacks first if asked."""
+
+    code: int
+    show_stacks: bool
+
+
+class Stacks(msgspec.Struct, tag="stacks"):
+    """The stacks of the process."""
+
+    text: str
+
+
+Message = Beats | Bye | End | Stacks
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Message).decode
+
+
+class BadMessage(ValueError):  # noqa: N818 - what arrived
+    """What arrived is no message of a heartbeat."""
+
+
 class Peer:
-    """A process as another one sees it.
+    """A process as another one sees it. All times are those of the heartbeat's clock.
 
     Attributes
     ----------
@@ -42,7 +73,7 @@ class Peer:
     beats : list of Beat
         The last report; one entry for each rank that is a thread of the process.
     heard_seconds : float
-        When the last report came, by `time.monotonic`.
+        When the last report came.
     moved_seconds : list of float
         When the progress of each rank last changed.
     left : bool
@@ -51,25 +82,31 @@ class Peer:
 
     def __init__(self, rank: int, host: str, connection: socket.socket | None) -> None:
         self.rank, self.host, self.connection = rank, host, connection
-        self.heard_seconds = time.monotonic()
+        self.heard_seconds = 0.0
         self.left = False
         self.beats: list[Beat] = []
         self.moved_seconds: list[float] = []
-        self._rest = b""
+        self._unread = self._unsent = b""
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Message) -> None:
         """Send without waiting and without errors; a peer that is gone is noticed otherwise."""
-        if self.connection:
-            with contextlib.suppress(OSError):
-                self.connection.send(json.dumps(message).encode() + b"\n")
+        if not self.connection:
+            return
+        if not (self._unsent and isinstance(message, Beats)):  # a peer that does not read lacks few
+            content = _encode(message)
+            self._unsent += SIZE.pack(len(content)) + content
+        with contextlib.suppress(OSError):
+            self._unsent = self._unsent[self.connection.send(self._unsent) :]
 
-    def receive(self) -> list[dict[str, Any]]:
+    def receive(self) -> list[Message]:
         """Return the messages that have arrived.
 
         Raises
         ------
-        ConnectionError
-            If the other side is gone.
+        OSError
+            If the connection is broken; ConnectionError, if the other side closed it.
+        BadMessage
+            If something else arrived.
         """
         assert self.connection
         try:
@@ -78,8 +115,18 @@ class Peer:
             return []
         if not received:
             raise ConnectionResetError
-        *lines, self._rest = (self._rest + received).split(b"\n")
-        return [json.loads(line) for line in lines]
+        self._unread += received
+        messages = []
+        while len(self._unread) >= SIZE.size:
+            (size,) = SIZE.unpack_from(self._unread)
+            if size > MAX_BYTES:
+                raise BadMessage(f"a message of {size:,} bytes")
+            end = SIZE.size + size
+            if len(self._unread) < end:
+                break
+            messages.append(_checked(self._unread[SIZE.size : end]))
+            self._unread = self._unread[end:]
+        return messages
 
     def update(self, beats: list[Beat], now: float) -> None:
         """Store a report."""
@@ -91,10 +138,6 @@ class Peer:
                 self.moved_seconds[i] = now
         self.beats = beats
 
-    def excuse(self, now: float) -> None:
-        """Count silence and standstill from now on."""
-        self.heard_seconds, self.moved_seconds = now, [now] * len(self.beats)
-
     def silent(self, now: float, limit_seconds: float, extra_seconds: float) -> bool:
         """Return whether the process has not answered for too long."""
         # Code that loads data may hold the interpreter's lock, so that no thread can answer.
@@ -102,11 +145,14 @@ class Peer:
         limit_seconds *= SLOW if loading else 1.0
         return now - self.heard_seconds > limit_seconds + extra_seconds
 
+    def slow(self, i: int) -> bool:
+        """Return whether its rank i may take longer than usual without progress."""
+        beat = self.beats[i]
+        return PHASES[beat.phase].slow or beat.progress < FIRST_STEP
+
     def stalled(self, i: int, now: float, limit_seconds: float) -> bool:
         """Return whether its rank i has made no progress for too long."""
-        beat = self.beats[i]
-        slow = PHASES[beat.phase].slow or beat.progress < FIRST_STEP
-        return now - self.moved_seconds[i] > limit_seconds * (SLOW if slow else 1.0)
+        return now - self.moved_seconds[i] > limit_seconds * (SLOW if self.slow(i) else 1.0)
 
     def waits(self, i: int) -> bool:
         """Return whether its rank i is waiting for other ranks."""
@@ -127,91 +173,11 @@ class Peer:
         }
 
 
-def connect(world: World) -> tuple[list[Peer], list[str]]:
-    """Connect every process to rank 0; all processes call this.
-
-    Returns
-    -------
-    peers : list of Peer
-        On rank 0 all other processes, elsewhere rank 0; without those that cannot be connected.
-    notes : list of str
-        To be printed once.
-    """
-    peers: list[Peer] = []
-    if world.rank == 0:
-        with socket.create_server(("", 0), backlog=world.world_size) as server:
-            token = os.urandom(16).hex()
-            world.broadcast(([*_addresses(), world.host], server.getsockname()[1], token))
-            end = time.monotonic() + CONNECT_SECONDS + 1.0
-            while len(peers) < world.world_size - 1 and time.monotonic() < end:
-                server.settimeout(max(0.01, end - time.monotonic()))
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    peers.append(_accept(world, server, token))
-    else:
-        addresses, port, token = world.broadcast(None)
-        for address in addresses:
-            with contextlib.suppress(OSError, ValueError):
-                peers.append(_call(world, (address, port), token, CONNECT_SECONDS / len(addresses)))
-                break
-    connected = world.all_gather_object((world.host, world.rank == 0 or bool(peers)))
-    missing = [f"rank {rank} on {host}" for rank, (host, is_) in enumerate(connected) if not is_]
-    if not missing:
-        return peers, []
-    return peers, [f"{', '.join(missing)} cannot reach rank 0 by TCP: a stall there goes unnoticed"]
-
-
-def _accept(world: World, server: socket.socket, token: str) -> Peer:
-    """Accept one connection.
-
-    Raises
-    ------
-    ValueError
-        If it is not from a process of this job.
-    """
-    connection, _ = server.accept()
-    connection.settimeout(1.0)
-    hello = json.loads(_read_line(connection))
-    if hello["token"] != token:
-        connection.close()
-        raise ValueError
-    connection.sendall(json.dumps({"token": token, "host": world.host}).encode() + b"\n")
-    return Peer(hello["rank"], hello["host"], connection)
-
-
-def _call(world: World, address: tuple[str, int], token: str, seconds: float) -> Peer:
-    """Connect to rank 0.
-
-    Raises
-    ------
-    ValueError
-        If the rank 0 of another job answers.
-    """
-    connection = socket.create_connection(address, timeout=seconds)
-    hello = {"token": token, "rank": world.rank, "host": world.host}
-    connection.sendall(json.dumps(hello).encode() + b"\n")
-    answer = json.loads(_read_line(connection))
-    if answer["token"] != token:
-        connection.close()
-        raise ValueError
-    return Peer(0, answer["host"], connection)
-
-
-def _read_line(connection: socket.socket) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        if not (byte := connection.recv(1)):
-            raise ConnectionResetError
-        line += byte
-    return line
-
-
-def _addresses() -> list[str]:
-    """Return the IPv4 addresses of this host, the loopback address last."""
-    addresses = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                request = struct.pack("256s", name.encode()[:15])
-                answer = fcntl.ioctl(any_, 0x8915, request)  # SIOCGIFADDR
-                addresses.append(socket.inet_ntoa(answer[20:24]))
-    return sorted(addresses, key=lambda address: address.startswith("127."))
+def _checked(content: bytes) -> Message:
+    try:
+        message: Message = _decode(content)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadMessage(str(error)) from None
+    if isinstance(message, Beats) and not {beat.phase for beat in message.ranks} <= PHASES.keys():
+        raise BadMessage("an unknown phase")
+    return message

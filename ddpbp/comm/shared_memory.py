@@ -2,12 +2,17 @@
 
 It is a file under /dev/shm, deleted as soon as all have mapped it, so that a killed run leaves
 nothing behind. A run that is killed before that leaves the file; the next run removes it.
+
+Anybody may put files under /dev/shm. So the name cannot be guessed, one rank alone creates the
+file, and the others check that it is the one which they open.
 """
 
 import contextlib
 import errno
 import mmap
 import os
+import re
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +22,7 @@ import numpy as np
 from ddpbp.comm.world import Array, World
 
 FOLDER = Path("/dev/shm")
+NAME = re.compile(r"ddpbp\.([0-9]{1,10})\.[0-9a-f]{8,32}")  # the process that creates it
 YOUNG_SECONDS = 5.0  # younger files may still be about to be mapped
 CELL_BYTES = 64  # a cache line for each rank: writing does not slow the readers of another one
 # A waiting rank first only reads the counts, then also yields its core after each read, and at last
@@ -44,24 +50,27 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     """
     each = whole_pages(bytes_per_rank)
     alone = world.local_size == 1
-    name = None
-    if world.local_rank == 0 and not alone:
+    creates = world.local_rank == 0 and not alone
+    path, file, reason = FOLDER, -1, ""
+    if creates:
         remove_orphans()
-        name = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(4).hex()}"
-    names = world.all_gather_object((world.host_index, name))
-    path = next((own for host, own in names if host == world.host_index and own), FOLDER)
+        path = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(16).hex()}"
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            os.ftruncate(file, each * world.local_size)
+        except OSError as error:
+            reason = _reason(world, error, each)
+    names = world.all_gather_object((world.host_index, path if creates else None))
     memory: Array | None = None
-    reason = ""
-    file = -1
     try:
-        if not alone:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not (alone or creates):
+            path = next(own for host, own in names if host == world.host_index and own)
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            _require_own(file, path, each * world.local_size)
+        if file >= 0:
             os.posix_fallocate(file, world.local_rank * each, each)
     except OSError as error:
-        needed = each * world.local_size / 2**20
-        reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
-        if error.errno == errno.ENOSPC:
-            reason += "; enlarge it, as with docker run --shm-size=1g"
+        reason = reason or _reason(world, error, each)
     reasons = [r for r in world.all_gather_object(reason) if r]
     if not reasons:
         mapped = mmap.mmap(file, each * world.local_size)  # file -1 is private memory
@@ -70,18 +79,52 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     if file >= 0:
         os.close(file)
     world.all_gather_object(None)  # all have mapped it
-    if name is not None:
-        name.unlink(missing_ok=True)
+    if creates:
+        path.unlink(missing_ok=True)
     return memory, reasons[0] if reasons else ""
+
+
+def _require_own(file: int, path: Path, size_bytes: int) -> None:
+    """Refuse a file that is not the one which a process of this user has just created.
+
+    Raises
+    ------
+    PermissionError
+    """
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or (status.st_uid, status.st_size) != (
+        os.geteuid(),
+        size_bytes,
+    ):
+        raise PermissionError(errno.EPERM, f"{path.name} is not the file of this run")
+
+
+def _reason(world: World, error: OSError, each: int) -> str:
+    needed = each * world.local_size / 2**20
+    reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
+    if error.errno == errno.ENOSPC:
+        reason += "; enlarge it, as with docker run --shm-size=1g"
+    return reason
 
 
 def remove_orphans() -> None:
     """Remove the files of processes that were killed before they could delete them."""
     for path in FOLDER.glob("ddpbp.*"):
-        with contextlib.suppress(OSError, ValueError):  # another user's, or already removed
-            old = path.stat().st_ctime < time.time() - YOUNG_SECONDS
-            if old and not Path(f"/proc/{int(path.name.split('.')[1])}").exists():
+        name = NAME.fullmatch(path.name)
+        with contextlib.suppress(OSError):  # another user's, or already removed
+            status = path.lstat()
+            old = status.st_ctime < time.time() - YOUNG_SECONDS
+            own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if name and old and own and not _runs(int(name[1])):
                 path.unlink()
+
+
+def _runs(pid: int) -> bool:
+    """Return whether this is a process of this user."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
 def make_barrier(world: World) -> Callable[[], None] | None:

@@ -145,6 +145,7 @@ class Run:
         self.report.begin(epochs, n, before)
         for callback in self.callbacks:
             callback.begin(self)
+        self.requests.begin()
         while p.epoch < epochs:
             self._epoch(fast=fast)
         for callback in self.callbacks:

@@ -2,7 +2,8 @@
 
 Every rank states its request as a small integer that rides on the step's reduction; the largest of
 all ranks is carried out by all of them. (An MPI request, which `comm` waits for, is another thing.)
-Signals may reach any rank; clocks are read on rank 0 only.
+Signals may reach any rank; clocks are read on rank 0 only. Until the training begins there is
+nothing to save, and a signal ends its process at once.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Self
 
 NOTHING, SAVE, TIME, SIGNAL = 0, 1, 2, 100  # from SIGNAL on: plus the number of the signal
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # A scheduler signals every process and a launcher passes it on: one request arrives several times.
 PATIENCE_SECONDS = 2.0
 
@@ -32,7 +33,10 @@ def reason(request: int, max_seconds: float) -> str:
 
 
 class SaveRequests:
-    """Catches signals while it is entered, and watches the clocks of rank 0.
+    """Watches the clocks of rank 0, and catches signals from `begin` on while it is entered.
+
+    Before, a signal has its default effect, also on a rank that waits for others in C: there a
+    Python handler, as that of SIGINT, would never run. SIGHUP stays ignored if it is (nohup).
 
     A signal is noticed at once even while MPI waits in C, where no Python handler runs: the
     interpreter writes its number to a pipe, and a thread reads it. So a second signal ends this
@@ -54,7 +58,9 @@ class SaveRequests:
         self._every_seconds = 60.0 * every_minutes if every_minutes else float("inf")
         self._save_seconds = now + self._every_seconds
         self._signal, self._first_seconds = 0, 0.0
-        self._handlers: dict[int, object] = {}
+        self._entered = False
+        self._handlers: dict[int, object] = {}  # those to put back
+        self._thread: threading.Thread | None = None
 
     def pending(self, rank: int) -> int:
         """Return this rank's request."""
@@ -72,27 +78,41 @@ class SaveRequests:
         self._save_seconds = time.monotonic() + self._every_seconds
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._read, self._write = os.pipe()
-            os.set_blocking(self._write, False)
-            for number in SIGNALS:
-                self._handlers[number] = signal.signal(number, _do_nothing)
-            signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._thread = threading.Thread(target=self._listen, name="ddpbp signals", daemon=True)
-            self._thread.start()
+        self._entered = True
+        interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if interrupts and not self._alone and threading.current_thread() is threading.main_thread():
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_DFL)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if not self._handlers:
+    def begin(self) -> None:
+        """Catch signals from now on: the training begins."""
+        here = threading.current_thread() is threading.main_thread()
+        if not (here and self._entered) or self._thread:
             return
-        signal.set_wakeup_fd(-1)
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:
+                signal.signal(number, _do_nothing)
+                self._handlers.setdefault(number, handler)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="ddpbp signals", daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
+        if self._thread:
+            signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._handlers.clear()
-        os.write(self._write, b"\0")  # ends the thread
-        self._thread.join()
-        os.close(self._read)
-        os.close(self._write)
+        if self._thread:
+            os.write(self._write, b"\0")  # ends the thread
+            self._thread.join()
+            self._thread = None
+            os.close(self._read)
+            os.close(self._write)
 
     def _listen(self) -> None:
         while True:

@@ -199,7 +199,8 @@ def test_tree_sum_gives_the_bits_of_one_process(world, size):
 def test_a_file_that_a_killed_run_left_is_removed(world, monkeypatch):
     from ddpbp.comm import shared_memory
 
-    gone, living = (Path("/dev/shm") / f"ddpbp.{pid}.test" for pid in (2**22 + 1, os.getpid()))
+    names = [f"ddpbp.{pid}.{0:032x}" for pid in (2**22 + 1, os.getpid())]
+    gone, living = (shared_memory.FOLDER / name for name in names)
     if world.local_rank == 0:
         gone.touch()
         living.touch()

@@ -1,0 +1,255 @@
+"""Connect the heartbeats of a job to rank 0 by TCP, and nobody else.
+
+All ranks know a secret, which MPI brought to them. Each side proves that it knows it by a code over
+random bytes of the other, so the secret itself never travels here: neither who listens, nor who
+takes the place of rank 0, learns anything of use. Until a connection is proven, rank 0 reads one
+hello of fixed length from it and interprets nothing.
+"""
+
+import contextlib
+import fcntl
+import hmac
+import os
+import selectors
+import socket
+import struct
+import time
+from typing import NamedTuple
+
+from ddpbp.comm.world import World
+
+CONNECT_SECONDS = 10.0  # for all of it
+HELLO_SECONDS = 2.0  # a connection that has not proven itself by then is dropped, ...
+GUESTS = 128  # ... and so is the oldest, where there are more than these and the ranks
+BACKLOG = 1024  # connections that the system holds until they are accepted
+
+LOOPBACK = "127.0.0.1"
+CHALLENGE_BYTES = 32
+RANK = struct.Struct("!I")
+HELLO = struct.Struct(f"!4s{CHALLENGE_BYTES}s32s")  # the rank, its challenge, its proof
+SIOCGIFADDR = 0x8915
+
+Connections = dict[int, socket.socket]
+Address = tuple[str, int]
+
+
+def connect(world: World) -> tuple[Connections, list[str], list[str]]:
+    """Connect every process to rank 0; all processes call this.
+
+    Returns
+    -------
+    connections : dict of int to socket
+        By rank: on rank 0 those to all others, elsewhere that to rank 0; without those that failed.
+    hosts : list of str
+        The host of each rank.
+    notes : list of str
+        To be printed once.
+    """
+    own = _addresses()
+    every = world.all_gather_object(own) if world.host_count > 1 else []
+    connections: Connections = {}
+    if world.rank == 0:
+        with contextlib.ExitStack() as stack:
+            servers = []
+            for address in _reached(own, {address for other in every for address in other}):
+                with contextlib.suppress(OSError):  # the note below reports it
+                    server = socket.create_server((address, 0), backlog=BACKLOG)
+                    servers.append(stack.enter_context(server))
+            secret = os.urandom(32)
+            world.broadcast(([server.getsockname() for server in servers], secret))
+            connections = _Door(world.world_size, secret).admit(servers)
+    else:
+        addresses, secret = world.broadcast(None)
+        if connection := _call(addresses, secret, world.rank):
+            connections[0] = connection
+    ranks = world.all_gather_object((world.host, world.rank == 0 or bool(connections)))
+    hosts = [host for host, _ in ranks]
+    missing = [rank for rank, (_, connected) in enumerate(ranks) if not connected]
+    for rank in missing:  # rank 0 may have admitted one that had just given up
+        if half := connections.pop(rank, None):
+            half.close()
+    if not missing:
+        return connections, hosts, []
+    named = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in missing)
+    return connections, hosts, [f"{named} cannot reach rank 0 by TCP: a stall there goes unnoticed"]
+
+
+def _proof(secret: bytes, *about: bytes) -> bytes:
+    return hmac.digest(secret, b"".join(about), "sha256")
+
+
+# --- rank 0 --------------------------------------------------------------------------------------
+
+
+class _Guest(NamedTuple):
+    """A connection that has not proven itself."""
+
+    challenge: bytes
+    end_seconds: float
+    hello: bytearray
+
+
+class _Door:
+    """Admits the ranks, all at the same time: nobody has to wait for a guest that is slow."""
+
+    def __init__(self, world_size: int, secret: bytes) -> None:
+        self._world_size, self._secret = world_size, secret
+        self._guests: dict[socket.socket, _Guest] = {}  # the oldest first
+        self._ranks: Connections = {}
+
+    def admit(self, servers: list[socket.socket]) -> Connections:
+        """Return the connections of all other ranks, or of those that came in time."""
+        end = time.monotonic() + CONNECT_SECONDS + 1.0
+        with selectors.DefaultSelector() as self._selector:
+            for server in servers:
+                server.setblocking(False)
+                self._selector.register(server, selectors.EVENT_READ, self._welcome)
+            while servers and len(self._ranks) < self._world_size - 1:
+                if (now := time.monotonic()) > end:
+                    break
+                for guest in [g for g, state in self._guests.items() if state.end_seconds < now]:
+                    self._drop(guest)
+                for key, _ in self._selector.select(0.1):
+                    # One that was dropped since may still be listed.
+                    if isinstance(key.fileobj, socket.socket) and key.fileobj.fileno() >= 0:
+                        key.data(key.fileobj)
+            for guest in list(self._guests):
+                self._drop(guest)
+        return self._ranks
+
+    def _welcome(self, server: socket.socket) -> None:
+        try:
+            guest, _ = server.accept()
+        except OSError:  # it is gone already, or there are too many open files
+            guest = None
+        if self._guests and (guest is None or len(self._guests) >= GUESTS + self._world_size):
+            self._drop(next(iter(self._guests)))
+        if guest is None:
+            return
+        guest.setblocking(False)
+        challenge = os.urandom(CHALLENGE_BYTES)
+        self._guests[guest] = _Guest(challenge, time.monotonic() + HELLO_SECONDS, bytearray())
+        self._selector.register(guest, selectors.EVENT_READ, self._hear)
+        with contextlib.suppress(OSError):
+            guest.send(challenge)
+
+    def _hear(self, guest: socket.socket) -> None:
+        challenge, _, hello = self._guests[guest]
+        try:
+            received = guest.recv(HELLO.size - len(hello))
+        except OSError:
+            received = b""
+        hello += received
+        if received and len(hello) < HELLO.size:
+            return
+        admitted = self._rank(challenge, bytes(hello)) if received else None
+        if admitted is None:
+            self._drop(guest)
+            return
+        rank, answer = admitted
+        self._selector.unregister(guest)
+        del self._guests[guest]
+        if earlier := self._ranks.pop(rank, None):  # the rank gave up on it and called again
+            earlier.close()
+        self._ranks[rank] = guest
+        with contextlib.suppress(OSError):
+            guest.send(answer)
+
+    def _rank(self, challenge: bytes, hello: bytes) -> tuple[int, bytes] | None:
+        """Return the rank that sent a hello and the answer to it; None if no rank did."""
+        number, theirs, proof = HELLO.unpack(hello)
+        if not hmac.compare_digest(proof, _proof(self._secret, challenge, number, theirs)):
+            return None
+        (rank,) = RANK.unpack(number)
+        return (rank, _proof(self._secret, theirs)) if 0 < rank < self._world_size else None
+
+    def _drop(self, guest: socket.socket) -> None:
+        self._selector.unregister(guest)
+        del self._guests[guest]
+        guest.close()
+
+
+# --- the other ranks -----------------------------------------------------------------------------
+
+
+def _call(addresses: list[Address], secret: bytes, rank: int) -> socket.socket | None:
+    """Return a connection to rank 0, or None if there is none in time."""
+    end = time.monotonic() + CONNECT_SECONDS
+    while addresses:
+        for address in addresses:
+            now = time.monotonic()
+            if now > end:
+                return None
+            try:
+                until = min(end, now + CONNECT_SECONDS / (2 * len(addresses)))
+                return _introduce(address, secret, rank, until)
+            except OSError:  # not reachable, dropped in a crowd, or not rank 0
+                time.sleep(0.05)
+    return None
+
+
+def _introduce(address: Address, secret: bytes, rank: int, end: float) -> socket.socket:
+    """Connect to an address and exchange proofs.
+
+    Raises
+    ------
+    OSError
+        If there is nobody, or not rank 0 of this job.
+    """
+    connection = socket.create_connection(address, timeout=max(0.01, end - time.monotonic()))
+    try:
+        number, mine = RANK.pack(rank), os.urandom(CHALLENGE_BYTES)
+        challenge = _receive(connection, CHALLENGE_BYTES, end)
+        proof = _proof(secret, challenge, number, mine)
+        connection.sendall(HELLO.pack(number, mine, proof))
+        if not hmac.compare_digest(_receive(connection, 32, end), _proof(secret, mine)):
+            raise ConnectionRefusedError
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _receive(connection: socket.socket, count: int, end: float) -> bytes:
+    """Receive exactly `count` bytes before `end`."""
+    received = b""
+    while len(received) < count:
+        connection.settimeout(max(0.01, end - time.monotonic()))
+        if time.monotonic() > end:
+            raise TimeoutError
+        if not (more := connection.recv(count - len(received))):
+            raise ConnectionResetError
+        received += more
+    return received
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def _addresses() -> set[str]:
+    """Return the IPv4 addresses of this host."""
+    addresses = set()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(any_, SIOCGIFADDR, request)
+                addresses.add(socket.inet_ntoa(answer[20:24]))
+    return addresses
+
+
+def _reached(own: set[str], every: set[str]) -> list[str]:
+    """Return the addresses of this host at which it and the others reach it.
+
+    Parameters
+    ----------
+    own, every : set of str
+        The addresses of this host, and of all; none if this host is alone.
+    """
+    reached = set()
+    for address in every - own:
+        route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with route, contextlib.suppress(OSError):
+            route.connect((address, 9))  # sends nothing: the system chooses the way
+            reached.add(route.getsockname()[0])
+    return sorted(reached) or [LOOPBACK]
