@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -109,7 +110,7 @@ def test_without_locks_the_text_decides(tmp_path, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("ddpbp.store.lock.fcntl.flock", no_locks)
-    text = {"host": lock.socket.gethostname(), "pid": 1, "since": "then"}
+    text = {"host": socket.gethostname(), "pid": 1, "since": "then"}
     (tmp_path / "lock").write_text(json.dumps(text))
     with pytest.raises(ConfigError, match="is in use by pid 1 on"):
         Lock(tmp_path).take()
