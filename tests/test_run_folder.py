@@ -168,6 +168,16 @@ def test_a_kill_while_a_checkpoint_takes_the_place_of_another_loses_none(interru
     assert "step 6," in capsys.readouterr().out
 
 
+def test_a_resume_at_the_last_step_of_an_epoch_tells_no_speed(tmp_path, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 4)
+        assert run([*SMALL, f"output={tmp_path}"]) == 75
+    assert run([*SMALL, f"output={tmp_path}", "--resume", "auto"]) == 0
+    first, second = [line for line in capsys.readouterr().out.splitlines() if "epoch " in line][1:3]
+    assert "examples/s" not in first
+    assert "examples/s" in second
+
+
 # --- nothing is lost -----------------------------------------------------------------------------
 
 

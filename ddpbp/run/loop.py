@@ -202,7 +202,7 @@ class Run:
                 "learning_rate": trainer.eta,
                 **p.scores,
                 "seconds": took,
-                "examples_per_second": seen / took,
+                "examples_per_second": seen / took if seen else None,
             }
         )
         p.epoch, p.position, p.loss_sum = p.epoch + 1, 0, 0.0
