@@ -274,7 +274,7 @@ def run_folder() -> Callable[[Path], dict[str, Any]]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
         for record in [result, *records]:
-            for name in ("seconds", "examples_per_second", "world_size", "threads"):
+            for name in ("seconds", "examples_per_second", "world_size", "threads", "sha256"):
                 record.pop(name, None)
         return {**result, "records": records}
 

@@ -33,7 +33,7 @@ from ddpbp.store.checkpoint import (
 from ddpbp.store.checkpoint_writer import prune
 from ddpbp.store.files import read_bytes, read_json, write_whole
 from ddpbp.store.model_file import StoredModel, read_header, read_model, write_model
-from ddpbp.store.run_folder import metrics_until
+from ddpbp.store.run_folder import MetricsMark, metrics_until
 from ddpbp.store.tensors import encode, read_metadata, read_tensors
 
 STORED = Path(__file__).parent / "data/formats"
@@ -294,16 +294,45 @@ def test_the_best_of_the_kept_checkpoints_is_named(tmp_path):
     assert read_checkpoint(tmp_path / "step-00000006").state.score == 3.0
 
 
-def test_metrics_end_where_a_line_is_cut_off(tmp_path):
-    lines = [b'{"kind":"step","epoch":1,"step":4}\n', b'{"kind":"epoch","epoch":1,"step":4}\n']
-    assert metrics_until(str(tmp_path), 1, 4) == b""
-    file = tmp_path / "metrics.jsonl"
-    odd = b'{"kind":"step","epoch":1,"step":4,"loss":"\xff"}\n'
-    for cut in (b'{"kind":"step","epo', b'{"kind":"step"}\n', b'"\xff"\n', odd):
-        file.write_bytes(b"".join([*lines, cut, *lines]))
-        assert metrics_until(tmp_path, 1, 4) == b"".join(lines)
-    assert metrics_until(tmp_path, 0, 4) == lines[0]
-    file.unlink()
-    file.mkdir()
+LINES = [b'{"kind":"step","epoch":1,"step":4}\n', b'{"kind":"epoch","epoch":1,"step":4}\n']
+CUTS = [b'{"kind":"step","epo', b'"\xff"\n', b'{"kind":"step","epoch":1,"step":4,"loss":"\xff"}\n']
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_last_line_that_a_kill_cut_off_is_no_damage(tmp_path, cut):
+    assert metrics_until(str(tmp_path), 1, 4) == (b"", [])
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([*LINES, cut]))
+    assert metrics_until(tmp_path, 1, 4) == (b"".join(LINES), [])
+    assert metrics_until(tmp_path, 0, 4) == (LINES[0], [])
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_damaged_line_is_named_and_those_after_it_are_kept(tmp_path, cut):
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([LINES[0], cut.rstrip() + b"\n", LINES[1]]))
+    lines, notes = metrics_until(tmp_path, 1, 4)
+    assert lines == b"".join(LINES)
+    assert notes == [
+        f"{tmp_path / 'metrics.jsonl'} is damaged: line 2 cannot be read; the records that can be "
+        "read are kept"
+    ]
+
+
+def test_metrics_are_verified_against_the_mark_of_the_checkpoint(tmp_path):
+    file, whole = tmp_path / "metrics.jsonl", b"".join(LINES)
+    mark = MetricsMark(len(whole), hashlib.sha256(whole).hexdigest())
+    file.write_bytes(whole + LINES[0] + b"{")
+    assert metrics_until(tmp_path, 1, 4, mark) == (whole, [])
+    file.write_bytes(whole.replace(b'"epoch":1', b'"epoch":0', 1))
+    lines, [note] = metrics_until(tmp_path, 1, 4, mark)
+    assert lines == file.read_bytes()
+    assert "its records do not match the hash in the checkpoint" in note
+    file.write_bytes(LINES[0])
+    lines, [note] = metrics_until(tmp_path, 1, 4, mark)
+    assert lines == LINES[0]
+    assert "it has 35 of 71 bytes" in note
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read: Is a directory"):
         metrics_until(tmp_path, 1, 4)

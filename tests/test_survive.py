@@ -49,7 +49,7 @@ PLACES = {
     ],
     "while it evaluates": [(0, "evaluate.Evaluator", "score", 2)],
     "while it saves": [(0, "checkpoint", "write_synced", 2)],
-    "as it writes the result": [(0, "loop", "write_json", 1)],
+    "as it writes the result": [(0, "loop", "write_result", 1)],
     "after the end": [(2, "Heartbeat", "_stop", 1)],
 }
 SETTINGS = ["epochs=3", "checkpoint.every_steps=10", "log_every_steps=1", "threads=1"]

@@ -25,17 +25,27 @@ from ddpbp.run.report import Report
 from ddpbp.run.save_requests import SAVE, SaveRequests, is_stop, reason
 from ddpbp.run.sinks.jsonl import JsonLines
 from ddpbp.run.start import Start
-from ddpbp.store.checkpoint import Checkpoint, Progress, State, metrics_of, name_of
+from ddpbp.store.checkpoint import (
+    Checkpoint,
+    Progress,
+    State,
+    make_newest,
+    metrics_of,
+    name_of,
+)
 from ddpbp.store.checkpoint_writer import Writer
-from ddpbp.store.files import write_json
+from ddpbp.store.files import write_whole
+from ddpbp.store.lock import Lock
 from ddpbp.store.model_file import StoredModel, write_model
 from ddpbp.store.run_folder import (
     CHECKPOINTS,
+    CONFIG,
     METRICS,
     MODEL,
-    RESULT,
     add_missing_records,
     begin_run,
+    remove_replaced,
+    write_result,
 )
 
 
@@ -62,6 +72,8 @@ class Run:
     requests : SaveRequests
     callbacks : sequence of Callback
         This rank's own.
+    lock : Lock, optional
+        That of the run folder, on rank 0.
     """
 
     def __init__(
@@ -74,10 +86,13 @@ class Run:
         folder: Path | None,
         requests: SaveRequests,
         callbacks: Sequence[Callback] = (),
+        lock: Lock | None = None,
     ) -> None:
         self.config, self.trainer, self.evaluator = config, trainer, evaluator
         self.dataset, self.report, self.folder = dataset, report, folder
         self.requests, self.callbacks, self.world = requests, callbacks, trainer.world
+        self.lock = lock
+        self.metrics: JsonLines | None = None
         self.progress = Progress()
         self.began = False
         self.examples, self.seconds = 0, 0.0  # of this process: a resumed run begins at 0
@@ -98,7 +113,8 @@ class Run:
         self._begin(start)
         with self.report, finished(self.writer), recorded(self.folder, self.trainer):
             if self.writer and self.folder:
-                self.report.add(JsonLines(self.folder / METRICS))
+                self.metrics = JsonLines(self.folder / METRICS)
+                self.report.add(self.metrics)
             for note in (*self.trainer.notes, *start.notes):
                 self.report.text(f"note: {note}")
             self.report.text(self._headline(processes))
@@ -120,10 +136,14 @@ class Run:
             start.require_fit(self.trainer.vectors)
             start.require_same_numbers(self.dataset.sha256, self.trainer.canary)
             if self.writer and self.folder and not start.result:
-                metrics = checkpoint and add_missing_records(
-                    metrics_of(checkpoint), foremost.records
-                )
-                begin_run(self.folder, to_toml(self.config), metrics)
+                metrics = None
+                if checkpoint:
+                    if not start.replace:
+                        make_newest(checkpoint.path)
+                    metrics, notes = metrics_of(checkpoint)
+                    metrics = add_missing_records(metrics, foremost.records)
+                    start.notes += notes
+                begin_run(self.folder, to_toml(self.config), metrics, replace=start.replace)
         if checkpoint:
             state = checkpoint.state
             self.trainer.restore(
@@ -183,7 +203,7 @@ class Run:
                 "learning_rate": trainer.eta,
                 **p.scores,
                 "seconds": took,
-                "examples_per_second": seen / took,
+                "examples_per_second": seen / took if seen else None,
             }
         )
         p.epoch, p.position, p.loss_sum = p.epoch + 1, 0, 0.0
@@ -235,14 +255,20 @@ class Run:
         if self.writer:
             self.writer.wait()
             self._warn_of_failed_write()
-            state = self._state(callbacks, score)
-            self.writer.start(self.model, self.trainer.vectors, state, wait=wait)
+            try:
+                self._restore_folder()
+            except DdpbpError as error:
+                self.writer.failure = error
+            else:
+                state = self._state(callbacks, score)
+                self.writer.start(self.model, self.trainer.vectors, state, wait=wait)
         self.trainer.enter(phases.BETWEEN)
 
     def _state(self, callbacks: dict[str, dict[str, Any]], score: float | None = None) -> State:
         return State(
             version=__version__,
             step=self.trainer.step,
+            metrics=self.metrics.mark if self.metrics else None,
             seed=self.config.seed,
             progress=msgspec.structs.replace(self.progress),
             score=score,
@@ -263,6 +289,26 @@ class Run:
         path = (self.folder or Path()) / CHECKPOINTS / name_of(state.step)
         last = list(self.report.last.values())
         return Start(Checkpoint(path, state, self.trainer.vectors), records=last)
+
+    def _restore_folder(self) -> None:
+        """Make the run folder again where somebody removed it: the work is worth keeping.
+
+        Raises
+        ------
+        DdpbpError
+            If it cannot be written, or another job has begun there.
+        """
+        assert self.folder
+        if (self.folder / CONFIG).exists() and (self.folder / METRICS).exists():
+            return
+        whole = self.folder.exists()
+        if self.lock:
+            self.lock.take()
+        write_whole(self.folder / CONFIG, [to_toml(self.config).encode()])
+        if self.metrics and not (self.folder / METRICS).exists():
+            self.metrics.restore()
+        lost = "files in it were removed" if whole else "it was removed, with its checkpoints"
+        self.report.text(f"warning: {self.folder}: {lost}; it is written again from here")
 
     def _warn_of_failed_write(self) -> None:
         """Report a checkpoint that could not be written; the training continues."""
@@ -297,8 +343,10 @@ class Run:
         with self.world.together():
             if self.writer and self.folder:
                 self._warn_of_failed_write()
+                self._restore_folder()
                 write_model(self.folder / MODEL, self.model)
-                write_json(self.folder / RESULT, result)
+                write_result(self.folder, result)
+                remove_replaced(self.folder)
 
     def _scores(self, name: str) -> dict[str, float | None]:
         part = getattr(self.dataset, name)

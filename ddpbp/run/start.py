@@ -12,9 +12,9 @@ from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.config.write import differences
 from ddpbp.errors import ConfigError, DataError, OutOfStep
-from ddpbp.store.checkpoint import Checkpoint, find_checkpoint
-from ddpbp.store.files import read_json
-from ddpbp.store.run_folder import RESULT, make_run_folder
+from ddpbp.store.checkpoint import Checkpoint, find_checkpoint, finish_exchange, metrics_of
+from ddpbp.store.model_file import read_model
+from ddpbp.store.run_folder import CHECKPOINTS, RESULT, read_result, require_free
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Start:
         The checkpoint to resume from.
     force : bool
         Resume although the numbers will differ.
+    replace : bool
+        The run replaces what another left in the folder, instead of continuing it.
     result : dict or None
         The content of result.json, if the run is already complete.
     notes : list of str
@@ -37,6 +39,7 @@ class Start:
 
     checkpoint: Checkpoint | None = None
     force: bool = False
+    replace: bool = False
     result: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -154,8 +157,9 @@ def find_start(
     """
     folder = Path(folder)
     if resume is None:
-        make_run_folder(folder, overwrite=overwrite)
-        return Start()
+        require_free(folder, overwrite=overwrite)
+        return Start(replace=True)
+    finish_exchange(folder / CHECKPOINTS)
     checkpoint, notes = find_checkpoint(resume, folder)
     in_place = checkpoint is None or checkpoint.path.resolve().parent.parent == folder.resolve()
     complete = in_place and (folder / RESULT).exists()
@@ -164,36 +168,26 @@ def find_start(
             f"output {folder} holds a complete run without a checkpoint; add --overwrite (without "
             "--resume) to replace it, or choose another folder with output=..."
         )
-    make_run_folder(folder, overwrite=overwrite or in_place)
-    start = Start(checkpoint, force, notes=notes)
+    require_free(folder, overwrite=overwrite or in_place)
+    start = Start(checkpoint, force, replace=not in_place, notes=notes)
     if checkpoint is None:
         start.notes.append(f"no checkpoint in {folder}: starting from the beginning")
         return start
     _require_same_course(start, checkpoint, config)
     progress = checkpoint.state.progress
     if complete and progress.epoch == config.epochs:
-        start.result = _read_result(folder / RESULT)
+        start.result = read_result(folder)
+        start.notes += metrics_of(checkpoint)[1]
+        try:
+            read_model(folder)
+        except DataError as error:
+            start.result = None  # the end is written again
+            start.notes.append(f"{error}; it is written again")
     start.notes.append(
         f"continuing from {checkpoint.path}: step {checkpoint.state.step}, epoch "
         f"{progress.epoch + 1} after {progress.position} of its examples"
     )
     return start
-
-
-def _read_result(file: Path) -> dict[str, Any]:
-    """Read result.json: numbers, and two hashes as text.
-
-    Raises
-    ------
-    DataError
-        If it is damaged.
-    """
-    result = read_json(file)
-    texts = {key for key, value in result.items() if isinstance(value, str)}
-    numbers = all(v is None or isinstance(v, str | int | float) for v in result.values())
-    if texts != {"theta_sha256", "canary_sha256"} or not numbers:
-        raise DataError(f"{file} is damaged; remove it and resume to write it again")
-    return result
 
 
 def _require_same_course(start: Start, checkpoint: Checkpoint, config: Config) -> None:

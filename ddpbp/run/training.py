@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ddpbp.run.sinks import Sink
 from ddpbp.run.sinks.bar import Bar
 from ddpbp.run.sinks.console import Console
 from ddpbp.run.start import Start, find_start
+from ddpbp.store.lock import Lock
 from ddpbp.store.run_folder import write_fault
 
 
@@ -87,9 +87,10 @@ def train(
     requests = SaveRequests(
         max_seconds=config.max_seconds, every_minutes=config.checkpoint.every_minutes, alone=alone
     )
+    lock = None if fast_dev_run else Lock(config.output)
     process = Process(
         config,
-        None if fast_dev_run else Path(config.output),
+        lock,
         requests,
         callbacks,
         [Bar if bar else Console, *sinks],
@@ -99,7 +100,9 @@ def train(
         fast_dev_run=fast_dev_run,
         notes=list(notes),
     )
-    with requests if process.folder else nullcontext():
+    if lock is None:
+        return outlive(world, process.train)
+    with requests, lock:
         return outlive(world, process.train)
 
 
@@ -110,7 +113,8 @@ class Process:
     Attributes
     ----------
     config : Config
-    folder : Path or None
+    lock : Lock or None
+        That of the run folder; None writes nothing.
     requests : SaveRequests
     callbacks, sinks : sequence of callable
     find_start : callable
@@ -124,7 +128,7 @@ class Process:
     """
 
     config: Config
-    folder: Path | None
+    lock: Lock | None
     requests: SaveRequests
     callbacks: Sequence[Callable[[], Callback]]
     sinks: Sequence[Callable[[], Sink]]
@@ -133,12 +137,17 @@ class Process:
     notes: list[str] = field(default_factory=list)
     dataset: Dataset | None = None
     run: Run | None = None
+    folder: Path | None = None  # once this job holds its lock
     _kept: Start = field(default_factory=Start)  # the start after others are lost
 
     def train(self, world: World) -> Outcome:
         """Train, or continue after ranks were lost, on all ranks of `world`."""
         start = Start()
         with Heartbeat(world, self.config.stall_seconds, self._leave) as heartbeat:
+            with world.together():
+                if self.lock and world.rank == 0:
+                    self.notes += self.lock.take()
+            self.folder = self.lock.folder if self.lock else None
             if world.lost:
                 if self.run and self.run.began:
                     self._kept = self.run.keep()
@@ -188,6 +197,7 @@ class Process:
             self.folder,
             self.requests,
             [*callbacks, *(make() for make in self.callbacks)],
+            self.lock if world.rank == 0 else None,
         )
 
 

@@ -2,7 +2,8 @@
 
 files              writing and reading a file of ours; format numbers
 tensors            safetensors: writing and reading
-run_folder         which files a run folder holds; beginning a run, metrics, faults
+run_folder         which files a run folder holds; beginning a run, metrics, faults, the result
+lock               one job at a time in a run folder
 model_file         a trained network and all that is needed to use it
 checkpoint         the state that a run resumes from: written, verified, searched for
 checkpoint_writer  writing beside the training; which checkpoints are kept

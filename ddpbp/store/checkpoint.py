@@ -2,9 +2,10 @@
 
 A checkpoint is a folder `checkpoints/step-00001200` of the run folder: `model.safetensors`, a model
 file with the optimizer's vectors beside the weights, and `state.json`. It is written under another
-name, flushed to the disk and renamed. The file `latest` names the newest checkpoint, and `best`
-that with the least loss where `checkpoint.keep_best` keeps some. Nothing in a checkpoint depends on
-the number of ranks.
+name, flushed to the disk and renamed. The newest is that with the largest serial number, which
+stands in its state, under its hash. Two files are for people, and nothing depends on them: `latest`
+names the newest checkpoint, and `best` that with the least loss where `checkpoint.keep_best` keeps
+some. Nothing in a checkpoint depends on the number of ranks (but the metrics, which tell times).
 
 Formats of state.json
 ---------------------
@@ -13,6 +14,7 @@ Formats of state.json
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,16 +27,14 @@ from ddpbp.base.hashing import digest
 from ddpbp.errors import DataError, DdpbpError
 from ddpbp.store.files import (
     NewerFormat,
-    json_text,
-    read_bytes,
-    read_json,
-    require_format,
+    read_sealed,
+    sealed_json,
     sync_folder,
     write_synced,
     write_whole,
 )
 from ddpbp.store.model_file import StoredModel, encode_model, read_model_and_optimizer
-from ddpbp.store.run_folder import CHECKPOINTS, MODEL, metrics_until
+from ddpbp.store.run_folder import CHECKPOINTS, MODEL, STEPS, MetricsMark, metrics_until
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +43,7 @@ STATE = "state.json"
 LATEST = "latest"
 BEST = "best"
 PREFIX = "step-"
+OLD = ".old.tmp"  # ends the name of a checkpoint while another takes its place
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -70,6 +71,10 @@ class State(msgspec.Struct, kw_only=True):
     version: str
     """Of ddpbp."""
     step: int
+    serial: int = 0
+    """How many checkpoints this run folder had seen; 0 in those of earlier versions."""
+    metrics: MetricsMark | None = None
+    """metrics.jsonl as it stood; None in those of earlier versions."""
     seed: int
     progress: Progress
     score: float | None
@@ -127,20 +132,18 @@ def write_checkpoint(
     """
     folder = Path(folder)
     path = folder / name_of(state.step)
-    temporary, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old.tmp"
+    temporary, old = folder / f".{path.name}.tmp", folder / f".{path.name}{OLD}"
     try:
         for remains in (temporary, old):
             shutil.rmtree(remains, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)  # not the run folder: who removed it must be noticed
+        temporary.mkdir()
         theta_sha256 = digest([model.theta.flat])
         optimizer = {name: vector for name, vector in vectors.items() if name != "theta"}
         pieces = encode_model(model, theta_sha256, optimizer)
         model_sha256 = write_synced(temporary / MODEL, pieces)
-        state = msgspec.structs.replace(
-            state, theta_sha256=theta_sha256, model_sha256=model_sha256, sha256=""
-        )
-        state.sha256 = _json_sha256(state)
-        write_synced(temporary / STATE, [json_text(state)])
+        state = msgspec.structs.replace(state, theta_sha256=theta_sha256, model_sha256=model_sha256)
+        write_synced(temporary / STATE, [sealed_json(msgspec.to_builtins(state))])
         sync_folder(temporary)
         if path.exists():  # of a run that was taken back to an earlier step
             path.rename(old)
@@ -189,52 +192,66 @@ def read_state(path: str | Path) -> State:
         If it is damaged or of a format that this version of ddpbp does not know.
     """
     file = Path(path) / STATE
-    content = read_json(file)
-    sha256, content["sha256"] = content.get("sha256"), ""
-    intact = _json_sha256(content) == sha256
+    content = read_sealed(file, FORMAT)
     try:
-        number = require_format(file, content, FORMAT)
-    except NewerFormat as error:
-        if intact:
-            raise
-        raise DataError(str(error)) from None  # or a flipped bit: the one before may be taken
-    if not intact:
-        raise DataError(f"{file} is damaged: its content does not match its hash")
-    try:
-        return msgspec.convert({**content, "format": number, "sha256": sha256}, State)
+        return msgspec.convert(content, State)
     except msgspec.ValidationError as error:
         raise DataError(f"{file} is damaged, or of another version of ddpbp: {error}") from None
-
-
-def _json_sha256(value: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
 
 
 def steps_in(folder: str | Path) -> dict[int, Path]:
     """Return the checkpoints below a folder by their step, the newest first."""
     steps = {}
-    for path in Path(folder).glob(f"{PREFIX}*"):
-        if (step := _step_of(path.name)) is not None:
-            steps[step] = path
+    for path in Path(folder).glob(STEPS):
+        if re.fullmatch(f"{PREFIX}[0-9]{{1,18}}", path.name):
+            steps[int(path.name.removeprefix(PREFIX))] = path
     return dict(sorted(steps.items(), reverse=True))
 
 
-def _step_of(name: str) -> int | None:
-    digits = name.removeprefix(PREFIX)
-    return int(digits) if digits.isdecimal() and name.startswith(PREFIX) else None
+def by_age(folder: str | Path) -> tuple[list[tuple[int, Path]], list[DataError]]:
+    """Order the checkpoints below a folder.
+
+    Returns
+    -------
+    checkpoints : list of (serial, path)
+        The newest first; of equal serials that of the later step.
+    faults : list of DataError
+        One for each checkpoint whose state cannot be read.
+    """
+    states: list[tuple[int, int, Path]] = []
+    faults: list[DataError] = []
+    for path in steps_in(folder).values():
+        try:
+            state = read_state(path)
+        except DataError as error:
+            faults.append(error)
+        else:
+            states.append((state.serial, state.step, path))
+    return [(serial, path) for serial, _, path in sorted(states, reverse=True)], faults
 
 
-def candidates(folder: str | Path) -> list[Path]:
-    """List the checkpoints to resume from: the one that `latest` names, then those before it."""
-    steps = steps_in(folder)
-    try:
-        latest = _step_of(read_bytes(Path(folder) / LATEST, 100).decode("ascii").strip())
-    except (DataError, UnicodeDecodeError):
-        latest = None
-    if latest is None:
-        return list(steps.values())
-    # A newer one belongs to a run that was taken back to an earlier step.
-    return [path for step, path in steps.items() if step <= latest]
+def make_newest(path: Path) -> None:
+    """Give a checkpoint a new serial number, unless it is the newest of its run already.
+
+    A run that is taken back to it continues from here, even if it is killed before it saves again.
+
+    Raises
+    ------
+    DdpbpError
+        If it cannot be written; it stays as it was.
+    """
+    ages, _ = by_age(path.parent)
+    if ages and ages[0][1] != path:
+        state = msgspec.structs.replace(read_state(path), serial=ages[0][0] + 1)
+        write_whole(path / STATE, [sealed_json(msgspec.to_builtins(state))])
+
+
+def finish_exchange(folder: str | Path) -> None:
+    """Bring back the checkpoints that a killed process was about to replace by new ones."""
+    for old in Path(folder).glob(f".{STEPS}{OLD}"):
+        path = old.with_name(old.name[1:].removesuffix(OLD))
+        if not path.exists():
+            old.rename(path)
 
 
 def find_checkpoint(
@@ -263,20 +280,22 @@ def find_checkpoint(
     place = Path(run_folder if resume == "auto" else resume)
     if place.name.startswith(PREFIX) and place.is_dir():
         return read_checkpoint(place), []
-    paths = candidates(place / CHECKPOINTS)
-    faults: list[str] = []
-    for path in paths:
+    ages, faults = by_age(place / CHECKPOINTS)
+    for fault in faults:
+        if isinstance(fault, NewerFormat):  # to pass it over would lose it
+            raise fault
+    for _, path in ages:
         try:
             checkpoint = read_checkpoint(path)
-        except NewerFormat:  # to pass it over would lose it
+        except NewerFormat:
             raise
         except DataError as error:
-            faults.append(str(error))
+            faults.append(error)
         else:
-            return checkpoint, [f"{fault}; taking the one before" for fault in faults]
-    if paths:
+            return checkpoint, [f"{fault}; this checkpoint is passed over" for fault in faults]
+    if faults:
         raise DataError(
-            f"{place / CHECKPOINTS}: none of {len(paths)} checkpoints is whole ({faults[0]}); "
+            f"{place / CHECKPOINTS}: none of {len(faults)} checkpoints is whole ({faults[0]}); "
             "start again with --overwrite"
         )
     if resume == "auto":
@@ -287,7 +306,7 @@ def find_checkpoint(
     )
 
 
-def metrics_of(checkpoint: Checkpoint) -> bytes:
-    """Return the metrics of the run as they stood when a checkpoint was made."""
-    progress = checkpoint.state.progress
-    return metrics_until(checkpoint.path.parent.parent, progress.epoch, checkpoint.state.step)
+def metrics_of(checkpoint: Checkpoint) -> tuple[bytes, list[str]]:
+    """Return the metrics of the run as they stood when a checkpoint was made: see metrics_until."""
+    state, folder = checkpoint.state, checkpoint.path.parent.parent
+    return metrics_until(folder, state.progress.epoch, state.step, state.metrics)

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ddpbp.config.settings import CheckpointConfig
 from ddpbp.errors import DataError, DdpbpError
-from ddpbp.store.checkpoint import BEST, State, read_state, steps_in, write_checkpoint
+from ddpbp.store.checkpoint import BEST, State, by_age, read_state, steps_in, write_checkpoint
 from ddpbp.store.files import write_whole
 from ddpbp.store.model_file import StoredModel
-from ddpbp.store.run_folder import CHECKPOINTS
+from ddpbp.store.run_folder import CHECKPOINTS, remove_replaced
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +38,7 @@ def prune(folder: str | Path, newest: int, settings: CheckpointConfig) -> None:
         (folder / BEST).unlink(missing_ok=True)
     for step, path in steps.items():
         if step not in keep:
-            removed = path.with_name(f".{path.name}.old.tmp")
+            removed = path.with_name(f".{path.name}.removed.tmp")
             path.rename(removed)  # at once: half a checkpoint never has a checkpoint's name
             shutil.rmtree(removed, ignore_errors=True)
 
@@ -71,9 +72,10 @@ class Writer:
 
     def __init__(self, folder: str | Path, settings: CheckpointConfig) -> None:
         self._folder, self._settings = Path(folder) / CHECKPOINTS, settings
+        self._serial = -1  # of the last checkpoint in the folder; not read yet
         self._thread: threading.Thread | None = None
         self._copies: dict[str, Array] = {}
-        self._failure: DdpbpError | None = None
+        self.failure: DdpbpError | None = None
 
     def start(
         self, model: StoredModel, vectors: Mapping[str, Array], state: State, *, wait: bool
@@ -88,7 +90,7 @@ class Writer:
         try:
             copies = {name: self._copy(name, vector) for name, vector in vectors.items()}
         except MemoryError:
-            self._failure = DdpbpError(f"no memory for a copy of step {state.step} to be saved")
+            self.failure = DdpbpError(f"no memory for a copy of step {state.step} to be saved")
             return
         model = replace(model, theta=model.network.views(copies["theta"]))
         self._thread = threading.Thread(
@@ -104,12 +106,17 @@ class Writer:
 
     def _write(self, model: StoredModel, vectors: Mapping[str, Array], state: State) -> None:
         try:
+            if self._serial < 0:
+                self._serial = max((serial for serial, _ in by_age(self._folder)[0]), default=0)
+            self._serial += 1
+            state = msgspec.structs.replace(state, serial=self._serial)
             write_checkpoint(self._folder, model, vectors, state)
+            remove_replaced(self._folder.parent)
             prune(self._folder, state.step, self._settings)
         except DdpbpError as error:
-            self._failure = error
+            self.failure = error
         except Exception as error:  # a thread's exception would be lost: the training reports it
-            self._failure = DdpbpError(f"checkpoint of step {state.step}: {error!r}")
+            self.failure = DdpbpError(f"checkpoint of step {state.step}: {error!r}")
 
     def wait(self) -> None:
         """Wait until no write is in progress."""
@@ -119,5 +126,5 @@ class Writer:
 
     def take_failure(self) -> DdpbpError | None:
         """Return, once, why a checkpoint could not be written; costs nothing."""
-        failure, self._failure = self._failure, None
+        failure, self.failure = self.failure, None
         return failure

@@ -59,14 +59,54 @@ def write_whole(path: str | Path, pieces: Iterable[Buffer]) -> str:
     return sha256
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON, whole or not at all; NaN and infinity become null."""
-    write_whole(path, [json_text(value)])
-
-
 def json_text(value: Any) -> bytes:
-    """Return a value as indented JSON that ends with a line break."""
+    """Return a value as indented JSON that ends with a line break; NaN becomes null."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def sealed_json(content: dict[str, Any]) -> bytes:
+    """Return a JSON object that holds its own hash, under "sha256"."""
+    return json_text({**content, "sha256": _content_sha256(content)})
+
+
+def read_sealed(path: str | Path, newest: int, *, sealed_since: int = 1) -> dict[str, Any]:
+    """Read a JSON object that `sealed_json` made, and verify it.
+
+    Parameters
+    ----------
+    path : str or Path
+    newest : int
+        The newest format that this version of ddpbp reads.
+    sealed_since : int
+        The first format that holds its hash.
+
+    Returns
+    -------
+    dict
+        The content, with its "format" and "sha256".
+
+    Raises
+    ------
+    NewerFormat
+        If it is whole, but of a later format.
+    DataError
+        If it cannot be read or is damaged.
+    """
+    content = read_json(path)
+    intact = content.get("sha256") == _content_sha256(content)
+    try:
+        number = require_format(path, content, newest)
+    except NewerFormat as error:
+        if intact:
+            raise
+        raise DataError(str(error)) from None  # or a flipped bit
+    if not intact and ("sha256" in content or number >= sealed_since):
+        raise DataError(f"{path} is damaged: its content does not match its hash")
+    return {**content, "format": number}
+
+
+def _content_sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode({**content, "sha256": ""})).hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -1,16 +1,17 @@
 """The run folder: which files it holds, and how a run begins in it and leaves it."""
 
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ddpbp.errors import ConfigError, DataError
-from ddpbp.store.files import json_text, write_whole
+from ddpbp.store.files import NewerFormat, json_text, read_sealed, sealed_json, write_whole
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -19,10 +20,15 @@ RESULT = "result.json"  # its presence is the mark of a complete run
 FAULT = "fault.json"
 CHECKPOINTS = "checkpoints"
 OURS = (RESULT, MODEL, METRICS, CONFIG, CHECKPOINTS, FAULT)
+REPLACED = ".replaced"  # holds the run that --overwrite replaces, until the new one saved something
+STEPS = "step-*"  # the names of checkpoints
+
+RESULT_FORMAT = 2  # since 2 with its own hash
+_SEAL = ("format", "sha256")
 
 
-def make_run_folder(folder: str | Path, *, overwrite: bool) -> None:
-    """Make the run folder; a run that is there is refused unless `overwrite`.
+def require_free(folder: str | Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless `overwrite`, and one that cannot be written.
 
     Raises
     ------
@@ -31,7 +37,6 @@ def make_run_folder(folder: str | Path, *, overwrite: bool) -> None:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         present = [name for name in OURS if name != FAULT and (folder / name).exists()]
         if present and not overwrite:
             unfinished = RESULT not in present
@@ -39,7 +44,7 @@ def make_run_folder(folder: str | Path, *, overwrite: bool) -> None:
             resume = "--resume auto to continue it, or " * unfinished
             raise ConfigError(
                 f"output {folder} already holds {kind} ({present[0]}); add {resume}--overwrite to "
-                "replace it, or choose another folder with output=..."
+                "replace it (in Python: overwrite=True), or choose another folder with output=..."
             )
         probe = folder / f".probe.{os.getpid()}.tmp"
         probe.touch()
@@ -51,22 +56,77 @@ def make_run_folder(folder: str | Path, *, overwrite: bool) -> None:
         ) from None
 
 
-def begin_run(folder: str | Path, config: str, metrics: bytes | None = None) -> None:
+def begin_run(
+    folder: str | Path, config: str, metrics: bytes | None = None, *, replace: bool
+) -> None:
     """Write the configuration of a run that begins, or that is resumed after `metrics`.
 
-    A new run removes all that an earlier one left. A resumed run keeps its checkpoints, and the
+    A new run replaces an earlier one, see `set_aside`. A resumed run keeps its checkpoints, and the
     model of its last end until there is a new one; it no longer counts as complete or failed.
     """
     folder = Path(folder)
-    for name in OURS if metrics is None else (RESULT, FAULT):
-        if name == CHECKPOINTS:
-            shutil.rmtree(folder / name, ignore_errors=True)
-        else:
-            (folder / name).unlink(missing_ok=True)
+    if replace:
+        set_aside(folder)
+    for name in (RESULT, FAULT):
+        (folder / name).unlink(missing_ok=True)
     remove_unfinished(folder)
     write_whole(folder / CONFIG, [config.encode()])
-    if metrics is not None:
-        write_whole(folder / METRICS, [metrics])
+    write_whole(folder / METRICS, [metrics or b""])
+
+
+def set_aside(folder: Path) -> None:
+    """Move an earlier run to `.replaced`, where it stays until the new one has saved something.
+
+    What a run left that ended before it saved anything is removed; what that run replaced stays.
+    """
+    replaced = folder / REPLACED
+    if (
+        (folder / RESULT).exists()
+        or (folder / MODEL).exists()
+        or any((folder / CHECKPOINTS).glob(STEPS))
+    ):
+        remove_replaced(folder)
+        replaced.mkdir()
+        for name in OURS:
+            if (folder / name).exists():
+                (folder / name).rename(replaced / name)
+    else:
+        for name in (METRICS, CONFIG, FAULT):
+            (folder / name).unlink(missing_ok=True)
+
+
+def remove_replaced(folder: str | Path) -> None:
+    """Remove the run that this one replaced: call once this one has saved something."""
+    shutil.rmtree(Path(folder) / REPLACED, ignore_errors=True)
+
+
+def write_result(folder: str | Path, result: dict[str, Any]) -> None:
+    """Write result.json, the mark of a complete run, with its own hash."""
+    sealed = sealed_json({"format": RESULT_FORMAT, **result})
+    write_whole(Path(folder) / RESULT, [sealed])
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """Read result.json: numbers, and two hashes as text.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    file = Path(folder) / RESULT
+    try:
+        result = read_sealed(file, RESULT_FORMAT, sealed_since=2)
+    except NewerFormat:
+        raise
+    except DataError as error:
+        raise DataError(f"{error}; remove it and resume to write it again") from None
+    result = {key: value for key, value in result.items() if key not in _SEAL}
+    texts = {key for key, value in result.items() if isinstance(value, str)}
+    numbers = all(v is None or isinstance(v, str | int | float) for v in result.values())
+    if texts != {"theta_sha256", "canary_sha256"} or not numbers:
+        raise DataError(f"{file} is damaged; remove it and resume to write it again")
+    return result
 
 
 def remove_unfinished(folder: str | Path) -> None:
@@ -87,30 +147,77 @@ class _Record(msgspec.Struct):
     step: int
 
 
-def metrics_until(folder: str | Path, epoch: int, step: int) -> bytes:
+class MetricsMark(NamedTuple):
+    """The metrics as they stood at a checkpoint: their length and their hash."""
+
+    length_bytes: int
+    sha256: str
+
+
+def metrics_until(
+    folder: str | Path, epoch: int, step: int, mark: MetricsMark | None = None
+) -> tuple[bytes, list[str]]:
     """Return the lines of metrics.jsonl as they stood after `epoch` epochs and `step` steps.
+
+    Parameters
+    ----------
+    folder : str or Path
+    epoch, step : int
+    mark : MetricsMark, optional
+        Where the checkpoint has one: then the lines are verified.
+
+    Returns
+    -------
+    lines : bytes
+        All that can be read, where the file is damaged.
+    notes : list of str
+        What is damaged. A last line that was cut off by a kill is not.
 
     Raises
     ------
     DataError
         If the file cannot be read; a missing one has no lines.
     """
-    kept = []
     file = Path(folder) / METRICS
     try:
-        lines = file.read_bytes().splitlines(keepends=True)
+        content = file.read_bytes()
     except FileNotFoundError:
-        lines = []
+        content = b""
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
-    for line in lines:
+    if mark:
+        verified = content[: mark.length_bytes]
+        if (len(verified), hashlib.sha256(verified).hexdigest()) == mark:
+            return verified, []
+    kept, unreadable = [], []
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
         try:
             record = msgspec.convert(msgspec.json.decode(line), _Record)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):  # cut off by a kill
-            break
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            unreadable.append(number)
+            continue
         if record.epoch <= epoch if record.kind == "epoch" else record.step <= step:
-            kept.append(line)
-    return b"".join(kept)
+            kept.append(line if line.endswith(b"\n") else line + b"\n")
+    if not mark and unreadable == [len(lines)]:  # cut off by a kill
+        unreadable.clear()
+    return b"".join(kept), _damage(file, unreadable, len(content), mark)
+
+
+def _damage(
+    file: Path, unreadable: list[int], length_bytes: int, mark: MetricsMark | None
+) -> list[str]:
+    """Return the note on a damaged metrics.jsonl, if it is damaged."""
+    if unreadable:
+        others = f" and {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
+        what = f"line {unreadable[0]}{others} cannot be read"
+    elif mark and length_bytes < mark.length_bytes:
+        what = f"it has {length_bytes:,} of {mark.length_bytes:,} bytes"
+    elif mark:
+        what = "its records do not match the hash in the checkpoint"
+    else:
+        return []
+    return [f"{file} is damaged: {what}; the records that can be read are kept"]
 
 
 def add_missing_records(metrics: bytes, records: Iterable[dict[str, Any]]) -> bytes:

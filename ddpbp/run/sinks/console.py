@@ -36,4 +36,6 @@ class Console:
             for name, value in record.items()
             if name.startswith(("train_", "validation_"))
         ]
-        return "  ".join([*shown, f"{record['examples_per_second']:,.0f} examples/s"])
+        if record["examples_per_second"]:  # none was left, where the run is resumed at the end
+            shown.append(f"{record['examples_per_second']:,.0f} examples/s")
+        return "  ".join(shown)
