@@ -48,7 +48,6 @@ from tests.faults.drawn import (
 from tests.faults.kills import MPIEXEC, early, processes
 
 ROOT = Path(__file__).parent.parent.parent
-BATCH = 25
 RUN_SECONDS = 300
 SLOW_SECONDS = 0.02  # of each step, where signals are to find a run at work
 TIMES = ("seconds", "examples_per_second", "world_size", "threads")
@@ -127,9 +126,9 @@ def differing(found: dict[str, Any] | None, expected: dict[str, Any] | None) -> 
     assert expected is not None
     if found is None:
         return ["it did not end"]
-    lost = [key for key in expected.keys() ^ found.keys() if not key.startswith(("check", "state"))]
-    both = expected.keys() & found.keys()
-    return lost + [
+    one = sorted(expected.keys() ^ found.keys())
+    both = sorted(expected.keys() & found.keys())
+    return [f"{key}: only one has it" for key in one if not key.startswith(("check", "state"))] + [
         _difference(key, found[key], expected[key]) for key in both if found[key] != expected[key]
     ]
 
@@ -204,7 +203,7 @@ class Batch:
             code = self._end(job, log)
             if kind:
                 self.strikes[kind] += 1
-            ends = {0, 75, *early(kind), *(-n for n in early(kind))} if kind else {0, 75}
+            ends = {0, 75, *(end for n in early(kind) for end in (n, -n, 128 + n))} if kind else {0}
             if "KILL" not in kind and code not in ends:
                 self.faults.append(f"{way}, {kind or 'undisturbed'}: exit code {code}, see {log}")
                 break
@@ -328,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="configurations")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=25, help="configurations of one batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--log", type=Path, help="is continued if it is there")
@@ -335,12 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end = time.monotonic() + 60.0 * options.minutes
     lines = _records(options.log) if options.log else []
     total = Counter[str]()
-    for i in range(-(-options.count // BATCH)):
+    for i in range(-(-options.count // options.batch)):
         seed = f"{options.seed}.{i}"
         line = next((line for line in lines if line["batch"] == seed), None)
         if line is None and time.monotonic() < end:
-            size = min(BATCH, options.count - i * BATCH)
-            kills = options.kills * (i * BATCH + size) // options.count - total["kills"]
+            first = i * options.batch
+            size = min(options.batch, options.count - first)
+            kills = max(0, options.kills * (first + size) // options.count - total["kills"])
             began = time.monotonic()
             line = run_batch(seed, size, kills)
             write(f"{seed}: {time.monotonic() - began:.0f} s, {json.dumps(line)}")
