@@ -8,7 +8,7 @@ import gzip
 import random
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -236,8 +236,8 @@ ENVIRONMENT: dict[str, tuple[str | None, ...]] = {
     "TZ": (None, "Asia/Kathmandu"),
     "TERM": (None, "dumb", "xterm-256color"),
     "COLUMNS": (None, "20"),
-    "HOME": (None, "/nonexistent", str(Path.home())),
-    "TMPDIR": (None, "/nonexistent", "/var/tmp"),
+    "HOME": ("/nonexistent", str(Path.home())),  # Open MPI needs one
+    "TMPDIR": (None, "/var/tmp"),
 }
 
 
@@ -247,19 +247,19 @@ class Surroundings:
 
     Attributes
     ----------
+    place : Path
+        The working directory.
     before : list of str
         Words before the command.
     variables : dict of str
         Of the environment; None removes one.
     umask : int
-    place : Path
-        The working directory.
     """
 
-    before: list[str]
-    variables: dict[str, str | None]
-    umask: int
     place: Path
+    before: list[str] = field(default_factory=list)
+    variables: dict[str, str | None] = field(default_factory=dict)
+    umask: int = 0o022
 
     def start(
         self, command: list[str], environment: dict[str, str], log: IO[bytes]
@@ -287,7 +287,3 @@ def draw_surroundings(r: Random, folder: Path) -> Surroundings:
         umask=r.choice([0o000, 0o022, 0o077]),
         place=r.choice([folder, Path("/")]),
     )
-
-
-def plain_surroundings(folder: Path) -> Surroundings:
-    return Surroundings([], {}, 0o022, folder)

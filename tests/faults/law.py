@@ -38,13 +38,7 @@ from ddpbp.config.settings import Config
 from ddpbp.config.write import to_toml
 from ddpbp.store.checkpoint import steps_in
 from tests.conftest import environment
-from tests.faults.drawn import (
-    HARMLESS,
-    Random,
-    draw_config,
-    draw_surroundings,
-    plain_surroundings,
-)
+from tests.faults.drawn import HARMLESS, Random, Surroundings, draw_config, draw_surroundings
 from tests.faults.kills import MPIEXEC, early, processes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -230,7 +224,7 @@ class Batch:
             words.append(f"output={folder}")
             content.append({"folder": str(folder), "leaves": leaves, "words": words})
         tasks.write_text(json.dumps(content))
-        around = plain_surroundings(self.place) if plain else draw_surroundings(self.r, self.place)
+        around = Surroundings(self.place) if plain else draw_surroundings(self.r, self.place)
         with log.open("ab") as file:
             file.write(f"\n{way} {' '.join(options)} {around}\n".encode())
             file.flush()
