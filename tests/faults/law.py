@@ -198,6 +198,7 @@ class Batch:
             if kind:
                 self.strikes[kind] += 1
             ends = {0, 75, *(end for n in early(kind) for end in (n, -n, 128 + n))} if kind else {0}
+            ends |= {1} if "mpirun" in kind else set()  # Open MPI's
             if "KILL" not in kind and code not in ends:
                 self.faults.append(f"{way}, {kind or 'undisturbed'}: exit code {code}, see {log}")
                 break

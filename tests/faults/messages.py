@@ -176,7 +176,8 @@ def end_of(words: list[str], ranks: int, folder: Path) -> tuple[int, str]:
     )
     marks = ("note: ", "warning: ")
     notes = [line for line in ended.stdout.splitlines() if line.startswith(marks)]
-    return ended.returncode, "\n".join([*notes, ended.stderr])
+    own = ended.stderr.split("-" * 70)[0].rstrip("\n")  # Open MPI's mpirun adds a box of its own
+    return ended.returncode, "\n".join([*notes, own])
 
 
 def check(name: str, ways: Iterable[str] = tuple(WAYS)) -> list[str]:
