@@ -189,7 +189,7 @@ def train(
         On every rank alike: bad settings or data, divergence, ranks out of step; `Stopped` if a
         signal or `max_seconds` asked for it.
     """
-    _use_kernel(config.kernel)
+    _use_kernel(config.kernel, stacklevel=3)
     from ddpbp.run.training import train as run
 
     outcome = run(
@@ -217,8 +217,7 @@ def load_model(path: str | Path) -> Model:
     DataError
         Names the file and what is wrong with it.
     """
-    _use_kernel(read_kernel(path))
-    return Model(read_model(path))
+    return _loaded(path)
 
 
 def evaluate(
@@ -240,9 +239,13 @@ def _own_world() -> World:
 
 
 def _loaded(model: str | Path | Model) -> Model:
-    return model if isinstance(model, Model) else load_model(model)
+    if isinstance(model, Model):
+        return model
+    _use_kernel(read_kernel(model), stacklevel=4)
+    return Model(read_model(model))
 
 
-def _use_kernel(name: str) -> None:
+def _use_kernel(name: str, *, stacklevel: int) -> None:
+    """Choose the kernel; a warning names the line of the script, `stacklevel` calls above."""
     for note in blas.use_kernel(name):
-        warnings.warn(note, RuntimeWarning, stacklevel=3)
+        warnings.warn(note, RuntimeWarning, stacklevel=stacklevel)

@@ -4,12 +4,15 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import ddpbp
+from ddpbp.api import Model
 from ddpbp.cli.main import run
 
 SMALL = ["epochs=2", "batch_size=32"]
@@ -153,6 +156,25 @@ def test_a_model_is_used_on_its_kernel_or_a_warning_says_that_it_is_not(tmp_path
     )
     expected = 'None [\'kernel = "haswell" has no effect' if before else "Haswell []"
     assert ended.stdout.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ddpbp.load_model,
+        ddpbp.evaluate,
+        lambda path: ddpbp.predict(path, np.zeros((2, 64))),
+        lambda path: ddpbp.train(ddpbp.load_model(path).config, overwrite=True),
+    ],
+    ids=["load_model", "evaluate", "predict", "train"],
+)
+def test_a_warning_names_the_line_of_the_script(trained, tmp_path, call):
+    stored = trained.model.stored
+    config = msgspec.structs.replace(stored.config, kernel="haswell", output=str(tmp_path))
+    Model(replace(stored, config=config)).save(tmp_path / "model.safetensors")
+    with pytest.warns(RuntimeWarning, match="has no effect") as caught:
+        call(tmp_path)
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The law of the bits, through the command line: numbers depend on the settings, never on ranks."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from ddpbp.cli.main import run
+from ddpbp.nn.optimizers import OPTIMIZERS
+from tests.faults import law, messages
+from tests.faults.drawn import DRAWS, draw_config
 
 pytestmark = pytest.mark.law
 
@@ -187,3 +191,43 @@ def test_eval_and_predict_give_the_same_on_3_ranks(mpirun, tmp_path, capsys, cas
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout == expected
     assert expected.count("\n") == 1032
+
+
+@pytest.mark.timeout(400)
+def test_random_configurations_give_the_numbers_of_one_process():
+    """The short form of tests/faults/law.py."""
+    with law.batch("short", 4) as batch:
+        batch.compute(law.Way(ranks=3, hosts="0,1,0"))
+        batch.disturb(2)
+    assert batch.faults == []
+    assert batch.compared > 4
+    assert batch.strikes.total() > 0
+
+
+def test_what_differs_is_found():
+    numbers = {"code": 0, "records": [{"step": 1, "loss": 0.5}], "theta_sha256": "ab"}
+    other = {"code": 0, "records": [{"step": 1, "loss": 0.25}], "theta_sha256": "cd"}
+    assert law.differing(numbers, numbers) == []
+    assert law.differing(other, numbers) == [
+        "records 0 loss: 0.25 instead of 0.5",
+        "theta_sha256: cd instead of ab",
+    ]
+    assert law.differing(None, numbers) == ["it did not end"]
+    assert law.differing({"code": 0}, numbers) == [
+        "records: only one has it",
+        "theta_sha256: only one has it",
+    ]
+
+
+def test_every_setting_is_drawn(tmp_path, monkeypatch):
+    configs = [draw_config(random.Random(i), tmp_path / str(i), "native") for i in range(200)]
+    assert len({config.optimizer.name for config in configs}) == len(OPTIMIZERS)
+    monkeypatch.delitem(DRAWS, "model.dropout")
+    with pytest.raises(AssertionError, match=r"drawn nowhere, or gone: {'model.dropout'}"):
+        draw_config(random.Random(0), tmp_path / "new", "native")
+
+
+@pytest.mark.parametrize("name", ["not a number", "gradient too long", "newest damaged"])
+def test_one_fault_has_the_same_message_on_any_number_of_ranks(name):
+    """The short form of tests/faults/messages.py."""
+    assert messages.check(name, ["1 rank", "2 threads", "3 simulated", "3 ranks"]) == []

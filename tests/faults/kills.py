@@ -52,18 +52,14 @@ def start(name: str, folder: Path, ranks: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
 
 
-def processes(folder: Path) -> list[int]:
-    """Return the process ids of the ranks of a run."""
+def processes(path: Path) -> list[int]:
+    """Return the process ids of the ranks of a run: a word of theirs ends with its path."""
     ids = []
-    for path in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            line = (path / "cmdline").read_bytes()
-            if (
-                f"output={folder}".encode() in line
-                and b"mpiexec" not in line
-                and b"hydra" not in line
-            ):
-                ids.append(int(path.name))
+            line = (process / "cmdline").read_bytes()
+            if f"{path}\0".encode() in line and b"mpiexec" not in line and b"hydra" not in line:
+                ids.append(int(process.name))
     return ids
 
 
