@@ -15,7 +15,9 @@ from ddpbp.base import draws
 
 _ROUNDS = 4
 
-Words = npt.NDArray[Any]  # uint32 up to 2³² examples, else uint64: the halves of a place fit in half
+Words = npt.NDArray[
+    Any
+]  # uint32 up to 2³² examples, else uint64: the halves of a place fit in half
 
 
 class Order:
@@ -71,11 +73,9 @@ class Order:
 
 def _below(key: int, counter: Words, limit: np.uint32 | np.uint64) -> Words:
     """Draw one number in [0, limit) per counter, limit at most 2¹⁶ for words of 32 bits."""
-    v: Words
-    if counter.dtype == np.uint32:
-        v, half = draws.bits32(key, counter), np.uint32(16)
-    else:
-        v, half = draws.bits(key, counter), np.uint64(32)
+    narrow = counter.dtype == np.uint32
+    v: Words = draws.bits32(key, counter) if narrow else draws.bits(key, counter)
+    half = type(limit)(16 if narrow else 32)
     v >>= half
     v *= limit
     v >>= half
