@@ -148,7 +148,7 @@ def compared(request, monkeypatch):
         stacks = [getattr(stack, name)[1:] for stack in backprop.stacks]
         return [np.concatenate([v for s in stacks for v in s[l].copy()], axis=1) for l in range(L)]
 
-    actual = {"z": by_example("z"), "a": by_example("a")}
+    actual = {"z": by_example("z")[-1:], "a": by_example("a")}  # tanh works in place: z is a
     merges, _ = tree.fold([(0, 1), (1, 2), (2, 3)], 3)
     grad = problem.network.views(problem.backward(backprop, merges)[0])
     actual |= {"delta": by_example("delta"), "db": [b[:, 0] for b in grad.b[1:]], "dW": grad.W[1:]}
@@ -160,6 +160,7 @@ def compared(request, monkeypatch):
         name: [np.transpose([example[i][l] for example in plain]) for l in range(1, L + 1)]
         for i, name in enumerate(("z", "a", "delta"))
     }
+    expected["z"] = expected["z"][-1:]
     for i, name in ((3, "db"), (4, "dW")):
         expected[name] = [sum(np.array(e[i][l]) for e in plain) for l in range(1, L + 1)]
     return actual, expected

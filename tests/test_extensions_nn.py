@@ -10,7 +10,7 @@ from ddpbp.base import tree
 from ddpbp.nn.activations import ACTIVATIONS, Activation, Array
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.initializations import INITIALIZATIONS, Initialization
-from ddpbp.nn.layers.layer import Layer
+from ddpbp.nn.layers.layer import Calls, Layer
 from ddpbp.nn.layers.table import LAYERS
 from ddpbp.nn.losses import LOSSES, Loss
 from ddpbp.nn.network import Network, initialize
@@ -165,19 +165,22 @@ class Scale(Layer):
     def initialize(self, W: Array, b: Array, rule: Initialization, key: int) -> None:
         W[...] = 1.0
 
-    def forward(self, W: Array, b: Array, below: Array, z: Array, a: Array) -> None:
-        z[...] = W * below + b
-        self.sigma.value(z, a)
+    def forward(self, W: Array, b: Array, below: Array, z: Array, a: Array) -> Calls:
+        yield np.multiply, (W, below, z)
+        yield np.add, (z, b, z)
+        yield self.sigma.value, (z, a)
 
-    def pull_back(self, W: Array, below: Array, delta: Array, out: Array) -> None:
-        np.multiply(W, delta, out=out)
+    def pull_back(self, W: Array, below: Array, delta: Array, out: Array) -> Calls:
+        yield np.multiply, (W, delta, out)
 
-    def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> None:
-        product = delta[..., rows, :] * below[..., rows, :]
-        np.add.reduce(product, axis=-1, keepdims=True, out=out)
+    def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> Calls:
+        yield self._sum_of_products, (delta[..., rows, :], below[..., rows, :], out)
 
-    def bias_gradient(self, below: Array, delta: Array, out: Array) -> None:
-        np.add.reduce(delta, axis=-1, keepdims=True, out=out)
+    def bias_gradient(self, below: Array, delta: Array, out: Array) -> Calls:
+        yield np.add.reduce, (delta, -1, None, out, True)
+
+    def _sum_of_products(self, left: Array, right: Array, out: Array) -> None:
+        np.add.reduce(left * right, axis=-1, keepdims=True, out=out)
 
 
 @pytest.mark.parametrize("small_net_bytes", [0, 2**30])

@@ -15,6 +15,10 @@ from ddpbp.base import draws
 
 _ROUNDS = 4
 
+Words = npt.NDArray[
+    Any
+]  # uint32 up to 2³² examples, else uint64: the halves of a place fit in half
+
 
 class Order:
     """A bijection of [0, n), computable at any position.
@@ -32,6 +36,7 @@ class Order:
         self._a = max(1, math.isqrt(n - 1) + 1) if n else 1
         self._b = max(1, -(-n // self._a))
         self._keys = [draws.key(*words, i) for i in range(2 * _ROUNDS)]
+        self._word: type[np.uint32 | np.uint64] = np.uint32 if n <= 2**32 else np.uint64
 
     def __call__(self, positions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Return the indices of the examples at `positions`.
@@ -45,15 +50,15 @@ class Order:
         -------
         (m,) int64
         """
-        v = self._once(positions.astype(np.uint64))
+        v = self._once(positions.astype(self._word))
         outside = np.flatnonzero(v >= self.n)
         while outside.size:
             v[outside] = self._once(v[outside])
             outside = outside[v[outside] >= self.n]
         return v.astype(np.int64)
 
-    def _once(self, v: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        a, b = np.uint64(self._a), np.uint64(self._b)
+    def _once(self, v: Words) -> Words:
+        a, b = self._word(self._a), self._word(self._b)
         r = v // a
         l = v - r * a
         for i in range(_ROUNDS):
@@ -66,10 +71,12 @@ class Order:
         return r
 
 
-def _below(key: int, counter: npt.NDArray[np.uint64], limit: np.uint64) -> npt.NDArray[np.uint64]:
-    """Draw one number in [0, limit) per counter, limit < 2³²."""
-    v = draws.bits(key, counter)
-    v >>= np.uint64(32)
+def _below(key: int, counter: Words, limit: np.uint32 | np.uint64) -> Words:
+    """Draw one number in [0, limit) per counter, limit at most 2¹⁶ for words of 32 bits."""
+    narrow = counter.dtype == np.uint32
+    v: Words = draws.bits32(key, counter) if narrow else draws.bits(key, counter)
+    half = type(limit)(16 if narrow else 32)
+    v >>= half
     v *= limit
-    v >>= np.uint64(32)
+    v >>= half
     return v

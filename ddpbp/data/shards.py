@@ -120,24 +120,20 @@ class Shards:
         """Yield the batches of one epoch, from `first_step` on."""
         order = Order(self.examples, self.seed, draws.EPOCH, epoch)
         at_once = max(1, POSITIONS_AT_ONCE * self.world_size // self.batch_size)  # steps per call
-        for begin in range(first_step, self.steps_per_epoch, at_once):
-            steps = range(begin, min(begin + at_once, self.steps_per_epoch))
-            places = [self._place(step) for step in steps]
-            rows = [sum(c * s for c, s in shapes) for _, _, _, shapes in places]
-            positions = [
-                np.arange(step * self.batch_size + first, step * self.batch_size + first + n)
-                for step, (_, _, first, _), n in zip(steps, places, rows, strict=True)
-            ]
-            indices = order(np.concatenate(positions))
-            end = 0
-            for (examples, leaves, first, shapes), n in zip(places, rows, strict=True):
-                count = tree.leaf_count(examples, self.micro_batch_size)
-                end += n
-                yield Shard(examples, count, leaves, first, shapes, indices[end - n : end])
+        full, short = divmod(self.examples, self.batch_size)
+        for begin in range(first_step, full, at_once):
+            yield from self._batches(order, begin, min(begin + at_once, full), self.batch_size)
+        if short and first_step <= full:
+            yield from self._batches(order, full, full + 1, short)
 
-    def _place(self, step: int) -> tuple[int, tree.Span, int, tuple[tuple[int, int], ...]]:
-        examples = min(self.batch_size, self.examples - step * self.batch_size)
+    def _batches(self, order: Order, begin: int, end: int, examples: int) -> Iterator[Shard]:
+        """Yield the batches of steps [begin, end), all of them of so many examples."""
+        count = tree.leaf_count(examples, self.micro_batch_size)
         leaves, first, shapes = leaf_shapes(
             examples, self.micro_batch_size, self.rank, self.world_size
         )
-        return examples, leaves, first, shapes
+        rows = np.arange(first, first + sum(count * size for count, size in shapes))
+        starts = self.batch_size * np.arange(begin, end)
+        positions = starts[:, np.newaxis] + rows
+        for indices in order(positions.reshape(-1)).reshape(positions.shape):
+            yield Shard(examples, count, leaves, first, shapes, indices)

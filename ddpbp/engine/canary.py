@@ -1,4 +1,4 @@
-"""The canary: one leaf of synthetic data, forward and backward, as a hash.
+"""The canary: one leaf of synthetic data, forward and backward, and an order, as a hash.
 
 Machines that compute different bits are named before the first step, not after the last.
 """
@@ -7,6 +7,7 @@ import numpy as np
 
 from ddpbp.base import draws
 from ddpbp.base.hashing import digest
+from ddpbp.data.order import Order
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Parameters
 
@@ -25,4 +26,5 @@ def canary(backprop: Backprop, theta: Parameters, size: int) -> str:
     flat = np.empty((1, network.parameter_count), network.dtype)
     for _ in backprop.backward(theta, [network.views(flat[0])], [0], size):
         pass
-    return digest([np.array(losses), stack.a[-1], flat])
+    order = Order(1_000, draws.CANARY)(np.arange(1_000))  # else a resume could mix two orders
+    return digest([np.array(losses), stack.a[-1], flat, order])

@@ -19,14 +19,17 @@ def load(
     backprop : Backprop
     part : Part
     indices : (rows,) int64 or slice
-        Rows of `part`.
+        Rows of `part`, with both ends if it is a slice.
     shapes : tuple of (count, size)
         The leaves they form, in order.
     """
     backprop.arrange(shapes)
-    rows = sum(count * size for count, size in shapes)
     if isinstance(indices, slice):
-        backprop.x[:rows] = part.x[indices]
-    else:  # mode "clip" writes straight to `out`; the indices are in range
+        rows = indices.stop - indices.start
+        backprop.x[:rows], y = part.x[indices], part.y[indices]
+    else:
+        rows = len(indices)
+        # Mode "clip" writes straight to `out`; the indices are in range
         part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
-    backprop.loss.write_targets(part.y[indices], backprop.y[:rows])
+        y = part.y.take(indices, axis=0, mode="clip")
+    backprop.loss.write_targets(y, backprop.y[:rows])

@@ -16,7 +16,7 @@ A leaf is one micro-batch. Every matrix product has the shape of one leaf on any
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from ddpbp.base import tree
 from ddpbp.base.rounding import Wire
 from ddpbp.nn.dropout import Dropout
+from ddpbp.nn.layers.layer import Call, Calls
 from ddpbp.nn.losses import Loss
 from ddpbp.nn.network import Network, Parameters
 from ddpbp.nn.workspace import Leaves, Memory, Stack
@@ -76,11 +77,17 @@ class Backprop:
         self._arranged: dict[tuple[tuple[int, int], ...], Leaves] = {}
         self._registers: list[Array] = []
         self._leaves: Leaves
+        # The calls of a step by the shapes of the leaves, for the θ of the last forward pass.
+        self._theta: Parameters | None = None
+        self._forward: dict[tuple[tuple[int, int], ...], list[Call]] = {}
+        self._backward: dict[tuple[tuple[int, int], ...], list[Call]] = {}
+        self._step: int | None = None
+        self._first = 0
+        self._examples = np.ones((), network.dtype)
         self.stacks: list[Stack] = []
 
-    def arrange(self, shapes: Sequence[tuple[int, int]]) -> list[Stack]:
+    def arrange(self, shapes: tuple[tuple[int, int], ...]) -> list[Stack]:
         """Lay the buffers out for leaves of these (count, size); return the stacks."""
-        shapes = tuple(shapes)
         if shapes not in self._arranged:
             self._arranged[shapes] = Leaves(self.network, shapes, self._memory)
         self._leaves = self._arranged[shapes]
@@ -88,7 +95,7 @@ class Backprop:
         return self.stacks
 
     def forward(self, theta: Parameters, step: int | None = None, first: int = 0) -> None:
-        """Compute z[l] and a[l] of all leaves from x.
+        """Compute z[l] and a[l] of all leaves from x; what σ′ does not need may be overwritten.
 
         Parameters
         ----------
@@ -98,22 +105,31 @@ class Backprop:
         first : int
             The place in the batch of the first example of these leaves.
         """
+        if theta is not self._theta:
+            self._theta, self._forward, self._backward = theta, {}, {}
+        self._step, self._first = step, first
+        shapes = self._leaves.shapes
+        if shapes not in self._forward:
+            self._forward[shapes] = list(self._forward_calls(theta))
+        _run(self._forward[shapes])
+
+    def _forward_calls(self, theta: Parameters) -> Calls:
+        first = 0
         for stack in self.stacks:
             for l, layer in enumerate(self.network.layers, start=1):
-                W, b = theta.W[l], theta.b[l]
                 for piece in stack.pieces[l]:
-                    layer.forward(W, b, piece.below, piece.z, piece.a)  # (F)
+                    yield from layer.forward(theta.W[l], theta.b[l], piece.below, piece.z, piece.a)
                 if self._dropout is not None and l < self.network.L:
-                    self._drop(self._dropout, stack, l, step, first)
+                    yield self._drop, (self._dropout, stack, l, first)
             first += stack.count * stack.size
 
-    def _drop(self, dropout: Dropout, stack: Stack, l: int, step: int | None, first: int) -> None:
+    def _drop(self, dropout: Dropout, stack: Stack, l: int, first: int) -> None:
         """Write to passed[l] what dropout leaves of a[l]: all of it outside training."""
-        if step is None:
+        if self._step is None:
             np.copyto(stack.passed[l], stack.a[l])
             return
-        n = self.network.sizes[l]
-        kept = dropout.keep(step, l, first, stack.count * stack.size, n)
+        n, first = self.network.sizes[l], self._first + first
+        kept = dropout.keep(self._step, l, first, stack.count * stack.size, n)
         keep = kept.reshape(stack.count, stack.size, n).swapaxes(1, 2)
         np.multiply(stack.a[l], keep, out=stack.passed[l])
         stack.passed[l] *= dropout.scale
@@ -124,10 +140,8 @@ class Backprop:
         L = self.network.L
         sums: list[float] = []
         for stack in self.stacks:
-            share = stack.delta[L]
-            self.loss.value(stack.z[L], stack.a[L], stack.y, share)
-            per_example = np.add.reduce(share, axis=1).astype(np.float64)
-            sums += np.add.reduce(per_example, axis=1).tolist()
+            self.loss.value(stack.z[L], stack.a[L], stack.y, stack.delta[L])
+            sums += np.add.reduce(stack.shares, axis=1, dtype=np.float64).tolist()
         return sums
 
     def backward(
@@ -139,7 +153,8 @@ class Backprop:
     ) -> Iterator[int]:
         """Compute the gradients of all leaves, summed into this rank's nodes of the tree.
 
-        Call it after `forward`, and after `losses` if the losses are needed: z is overwritten.
+        Call it after `forward` with the same θ, and after `losses` if the losses are needed: z and
+        the a of hidden layers are overwritten.
 
         Parameters
         ----------
@@ -157,60 +172,75 @@ class Backprop:
             The index from which the nodes' flat vectors are complete: they fill from the end. It is
             often unchanged, so that the caller can move data between two matrix products.
         """
-        L, begin = self.network.L, self.network.parameter_count
-        gradients = self._leaves.gradients
-        for stack in self.stacks:
-            self._output_delta(stack)
-            stack.delta[L] /= examples
-        for l in range(L, 0, -1):
-            if gradients is not None:
-                self._leaf_gradients(l)
-            else:
-                for begin in self._sum_gradients(l, nodes, merges):
-                    yield begin
-            if l > 1:
-                for stack in self.stacks:
-                    for _ in self._hidden_delta(stack, theta, l - 1):
-                        yield begin
-        if gradients is not None:
-            if self._rounded:
-                self._rounded(gradients)
-            sums = tree.accumulate(gradients, merges, self._rounded)
-            for node, value in zip(nodes, sums, strict=True):
-                np.copyto(node.flat, value)
-            yield 0
+        self._examples[...] = examples
+        if self._leaves.gradients is None:
+            yield from self._backward_large(theta, nodes, merges)
+            return
+        shapes = self._leaves.shapes
+        if shapes not in self._backward:
+            self._backward[shapes] = list(self._backward_calls(theta))
+        _run(self._backward[shapes])
+        if self._rounded:
+            self._rounded(self._leaves.gradients)
+        sums = tree.accumulate(self._leaves.rows, merges, self._rounded)
+        for node, value in zip(nodes, sums, strict=True):
+            np.copyto(node.flat, value)
+        yield 0
 
-    def _output_delta(self, stack: Stack) -> None:
+    def _backward_calls(self, theta: Parameters) -> Calls:
+        """Yield the calls for a small net: one gradient for each leaf, with the fewest calls."""
+        for stack in self.stacks:
+            yield from self._output_delta(stack)
+        for l in range(self.network.L, 0, -1):
+            layer, height = self._layers[l], self._layers[l].W_shape[0]
+            for stack, gradient in zip(self.stacks, self._leaves.parts, strict=True):
+                below, delta, dW = stack.passed[l - 1], stack.delta[l], gradient.W[l]
+                yield from layer.bias_gradient(below, delta, gradient.b[l])  # (BP3)
+                for i in range(0, height, GRADIENT_ROWS):
+                    rows = slice(i, i + GRADIENT_ROWS)
+                    yield from layer.weight_gradient(below, delta, rows, dW[:, rows])  # (BP4)
+            for stack in self.stacks if l > 1 else []:
+                yield from self._hidden_delta(stack, theta, l - 1)
+
+    def _backward_large(
+        self, theta: Parameters, nodes: Sequence[Parameters], merges: Sequence[int]
+    ) -> Iterator[int]:
+        """Compute the gradients of a large net, summed over the leaves layer by layer."""
+        begin = self.network.parameter_count
+        for stack in self.stacks:
+            _run(self._output_delta(stack))
+        for l in range(self.network.L, 0, -1):
+            for begin in self._sum_gradients(l, nodes, merges):
+                yield begin
+            for stack in self.stacks if l > 1 else []:
+                for call, arguments in self._hidden_delta(stack, theta, l - 1):
+                    call(*arguments)
+                    yield begin
+
+    def _output_delta(self, stack: Stack) -> Calls:
         """δᴸ = ∂L/∂aᴸ ⊙ σ′(zᴸ)  (BP1), or its closed form where loss and output have one."""
         L = self.network.L
         z, a, y, delta = stack.z[L], stack.a[L], stack.y, stack.delta[L]
         if self.loss.fused == self.network.output:
-            np.subtract(a, y, out=delta)
-            return
-        self.loss.d_a(a, y, delta)
-        self._layers[L].sigma.pull_back(z, a, delta)
+            yield np.subtract, (a, y, delta)
+        else:
+            yield self.loss.d_a, (a, y, delta)
+            yield self._layers[L].sigma.pull_back, (z, a, delta)
+        yield np.divide, (delta, self._examples, delta)
 
-    def _hidden_delta(self, stack: Stack, theta: Parameters, l: int) -> Iterator[None]:
+    def _hidden_delta(self, stack: Stack, theta: Parameters, l: int) -> Calls:
         """δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ′(zˡ)  (BP2), with the mask of dropout where there is one."""
         W, above, sigma = theta.W[l + 1], self._layers[l + 1], self._layers[l].sigma
         for piece in stack.pieces[l]:
-            above.pull_back(W, piece.passed, piece.delta_above, piece.delta)
-            sigma.pull_back(piece.z, piece.a, piece.delta)
-            yield
-        keep = stack.keep[l]
-        if self._dropout is not None and keep is not None:
-            stack.delta[l] *= keep
-            stack.delta[l] *= self._dropout.scale
+            yield from above.pull_back(W, piece.passed, piece.delta_above, piece.delta)
+            yield sigma.pull_back, (piece.z, piece.a, piece.delta)
+        if self._dropout is not None:
+            yield self._mask, (self._dropout, stack, l)
 
-    def _leaf_gradients(self, l: int) -> None:
-        """Write layer l of the gradient of every leaf of a small net, with the fewest calls."""
-        layer, height = self._layers[l], self._layers[l].W_shape[0]
-        for stack, gradient in zip(self.stacks, self._leaves.parts, strict=True):
-            below, delta, dW = stack.passed[l - 1], stack.delta[l], gradient.W[l]
-            layer.bias_gradient(below, delta, gradient.b[l])  # (BP3)
-            for i in range(0, height, GRADIENT_ROWS):
-                rows = slice(i, i + GRADIENT_ROWS)
-                layer.weight_gradient(below, delta, rows, dW[:, rows])  # (BP4)
+    def _mask(self, dropout: Dropout, stack: Stack, l: int) -> None:
+        if (keep := stack.keep[l]) is not None:
+            stack.delta[l] *= keep
+            stack.delta[l] *= dropout.scale
 
     def _sum_gradients(
         self, l: int, nodes: Sequence[Parameters], merges: Sequence[int]
@@ -224,7 +254,7 @@ class Backprop:
         leaves: list[tuple[Array, Array]] = []
         for stack in self.stacks:
             biases = np.empty((stack.count, *layer.b_shape), self.network.dtype)
-            layer.bias_gradient(stack.passed[l - 1], stack.delta[l], biases)  # (BP3)
+            _run(layer.bias_gradient(stack.passed[l - 1], stack.delta[l], biases))  # (BP3)
             db.extend(biases)
             leaves.extend(zip(stack.passed[l - 1], stack.delta[l], strict=True))
         if rounded:
@@ -240,7 +270,7 @@ class Backprop:
             for (below, delta), count in zip(leaves, merges, strict=True):
                 if depth == len(registers):
                     registers.append(self._register(registers[0].shape, depth))
-                layer.weight_gradient(below, delta, rows, registers[depth])  # (BP4)
+                _run(layer.weight_gradient(below, delta, rows, registers[depth]))  # (BP4)
                 if rounded:
                     rounded(registers[depth])
                 for _ in range(count):
@@ -263,3 +293,8 @@ class Backprop:
             )
             self._registers.append(np.empty(largest, self.network.dtype))
         return self._registers[depth][: math.prod(shape)].reshape(shape)
+
+
+def _run(calls: Iterable[Call]) -> None:
+    for call, arguments in calls:
+        call(*arguments)

@@ -8,6 +8,7 @@ sum divided once by their number. Arrays are (..., n_L, B): an example is a colu
 """
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -101,9 +102,14 @@ def one_hot(labels: Array, smoothing: float, out: Array) -> None:
     out : (n, classes) float
         An example per row.
     """
-    rest = smoothing / out.shape[1]
-    out.fill(rest)
-    out[np.arange(len(labels)), labels] = 1.0 - smoothing + rest
+    _one_hot_rows(out.shape[1], smoothing, out.dtype).take(labels, axis=0, out=out, mode="clip")
+
+
+@cache
+def _one_hot_rows(classes: int, smoothing: float, dtype: np.dtype[Any]) -> Array:
+    rows = np.full((classes, classes), smoothing / classes, dtype)
+    np.fill_diagonal(rows, 1.0 - smoothing + smoothing / classes)
+    return rows
 
 
 class SquaredError(Loss):
@@ -186,10 +192,9 @@ class CrossEntropy(Loss):
 
     def value(self, z: Array, a: Array, y: Array, out: Array) -> None:
         # softmax has shifted z to a maximum of 0, where a = 1 / Σ exp(z)
-        log_sum = np.maximum.reduce(a, axis=-2, keepdims=True)
-        np.log(log_sum, out=log_sum)
-        np.add(z, log_sum, out=out)
-        np.negative(out, out=out)
+        log_sum = np.log(np.maximum.reduce(a, axis=-2, keepdims=True))
+        np.negative(log_sum, out=log_sum)
+        np.subtract(log_sum, z, out=out)
         out *= y
 
     def d_a(self, a: Array, y: Array, out: Array) -> None:

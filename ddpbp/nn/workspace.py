@@ -43,8 +43,10 @@ class Stack:
     y : (count, n_L, size) float
         The targets: rows seen as columns.
     z, a, passed, delta : lists of (count, n_l, size) float
-        By layer. `passed` is the output of layer l: a, or a after dropout; passed[0] = a[0] = x,
-        its rows seen as columns.
+        By layer. Where σ of a hidden layer works in place, z is a. `passed` is the output of layer
+        l: a, or a after dropout; passed[0] = a[0] = x, its rows seen as columns.
+    shares : (count, n_L * size) float
+        The memory of delta[L], where the losses are formed first.
     keep : list of (count, n_l, size) bool or None
         The masks of dropout.
     pieces : list of lists of Piece
@@ -65,7 +67,12 @@ class Stack:
 
         self.x = memory.take("x", 0, (count, size, sizes[0]))
         self.y = memory.take("y", L, (count, size, sizes[L])).swapaxes(1, 2)
-        self.z, self.a, self.delta = (columns(name, 1, L) for name in ("z", "a", "delta"))
+        self.z, self.delta = columns("z", 1, L), columns("delta", 1, L)
+        self.shares = self.delta[L].reshape(count, -1)
+        self.a = columns("a", L, L)
+        for l in range(1, L):
+            in_place = network.activation(l).in_place
+            self.a[l] = self.z[l] if in_place else memory.take("a", l, (count, sizes[l], size))
         self.a[0] = self.x.swapaxes(1, 2)
         self.passed = list(self.a)
         self.keep: list[Array | None] = [None] * (L + 1)
@@ -123,21 +130,27 @@ class Leaves:
 
     Attributes
     ----------
+    shapes : tuple of (count, size)
     stacks : list of Stack
     gradients : (leaves, parameter_count) float, or None
         For small nets: one gradient per leaf.
+    rows : list of (parameter_count,) float
+        Its rows.
     parts : list of Parameters
         For small nets: the same memory by stack, as W[l] and b[l] with an axis for its leaves.
     """
 
     def __init__(self, network: Network, shapes: Sequence[tuple[int, int]], memory: Memory) -> None:
         memory.restart()
+        self.shapes = tuple(shapes)
         self.stacks = [Stack(network, count, size, memory) for count, size in shapes]
         self.gradients: Array | None = None
+        self.rows: list[Array] = []
         self.parts: list[Parameters] = []
         if network.parameter_count * network.dtype.itemsize > SMALL_NET_BYTES:
             return
         counts = [count for count, _ in shapes]
         self.gradients = np.empty((sum(counts), network.parameter_count), network.dtype)
+        self.rows = list(self.gradients)
         for first, count in zip(np.cumsum([0, *counts]).tolist(), counts, strict=False):
             self.parts.append(network.views(self.gradients[first : first + count]))

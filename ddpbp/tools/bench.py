@@ -134,7 +134,7 @@ def gemm(
     """Return a function that times the bare matrix products of one step, in seconds."""
     network = backprop.network
     calls: list[tuple[Array, Array, Array]] = []
-    for stack in backprop.arrange(shapes):
+    for stack in backprop.arrange(tuple(shapes)):
         for array in (stack.x, *stack.passed, *stack.delta):
             array.fill(0.5)
         for l in range(1, network.L + 1):

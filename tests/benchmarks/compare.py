@@ -1,14 +1,20 @@
-"""ddpbp against PyTorch DDP (gloo), plain PyTorch and scikit-learn, in alternation in one run.
+"""ddpbp against PyTorch DDP (gloo), PyTorch, scikit-learn and JAX, in alternation in one run.
 
-    pip install -e '.[mpich]' torch scikit-learn     (torch==2.13.0 is what the README's table used)
-    python tests/benchmarks/compare.py               (--nets 64-32-10@64 ..., --rounds 5, --json F)
+    pip install -e '.[mpich]' torch scikit-learn jax       (the README's: torch 2.13.0, jax 0.10.2)
+    python tests/benchmarks/compare.py                     (--rounds 5, --json F)
+    python tests/benchmarks/compare.py --two-ranks --nets 64-32-10@64 16-64-64-64-4@256:silu
 
-Same net, same global batch, float32, plain SGD, one thread a process, data in memory. Every worker
-process waits, blocked, while another kind is measured. The figures are medians over the rounds;
-ratios are of medians of the same run.
+Same net, same global batch, float32, plain SGD, one thread a process, data in memory; each permutes
+its rows anew for every epoch, inside the time that is measured. A single process is pinned to one
+core. Every worker process waits, blocked, while another kind is measured. The figures are medians
+over the rounds; ratios are of medians of the same run. A kind that is not installed is left out.
+
+Kinds, on one process: ddpbp:N (N leaves), jax (a jitted call a step), jax:scan (an epoch as one
+call), torch, sklearn. On two: ddpbp:N and ddp.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -16,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -28,7 +34,13 @@ NETS = (
     "784-800-10@256",
     "784-2500-2000-1500-1000-500-10@256",
     "784-2500-2000-1500-1000-500-10@1024",
+    *(f"16-64-64-64-4@256:{name}" for name in ("relu", "tanh", "silu", "gelu")),
+    *(f"16-64-64-64-4@4096:{name}" for name in ("relu", "silu")),
+    *(f"32-256-256-256-8@1024:{name}" for name in ("relu", "silu")),
 )
+TWO_RANKS = ("ddp", "ddpbp:8", "ddpbp:2")
+ONE_PROCESS = ("torch", "sklearn", "jax", "jax:scan", "ddpbp:1", "ddpbp:8")
+NEEDS = {"ddp": "torch", "torch": "torch", "sklearn": "sklearn", "jax": "jax", "ddpbp": "ddpbp"}
 THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 LEARNING_RATE = 0.01
 
@@ -37,9 +49,14 @@ Step = Callable[[int], float]  # steps to seconds
 
 def shape(net: str) -> tuple[list[int], int, int]:
     """Return the layer sizes, the batch size and the number of examples in memory."""
-    sizes, batch = net.split("@")
+    sizes, batch = net.partition(":")[0].split("@")
     examples = max(8_192, 8 * int(batch))
     return [int(n) for n in sizes.split("-")], int(batch), examples
+
+
+def activation(net: str) -> str:
+    """Return the activation of the hidden layers."""
+    return net.partition(":")[2] or "relu"
 
 
 def synthetic(net: str, leaves: int) -> Any:
@@ -51,6 +68,7 @@ def synthetic(net: str, leaves: int) -> Any:
         None,
         [
             f"model.hidden={sizes[1:-1]}",
+            f"model.activation={activation(net)}",
             f"batch_size={batch}",
             f"micro_batch_size={-(-batch // leaves)}",
             f"optimizer.learning_rate={LEARNING_RATE}",
@@ -98,8 +116,10 @@ def torch_model(net: str) -> Any:
     torch.manual_seed(0)
     sizes, batch, _ = shape(net)
     layers: list[nn.Module] = []
+    names = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU}
+    kind = names[activation(net)]
     for n_in, n in pairwise(sizes):
-        layers += [nn.Linear(n_in, n), nn.ReLU()]
+        layers += [nn.Linear(n_in, n), kind()]
     return nn.Sequential(*layers[:-1]), sizes, batch
 
 
@@ -139,6 +159,57 @@ def make_torch(net: str, *, ddp: bool) -> Step:
     return run
 
 
+def make_jax(net: str, *, scan: bool) -> Step:
+    """JAX on one core: a jitted call for each step, or one for each epoch."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    sizes, batch, examples = shape(net)
+    sigma = {"tanh": jnp.tanh}.get(activation(net)) or getattr(jax.nn, activation(net))
+    keys = jax.random.split(jax.random.key(0), len(sizes) + 2)
+    theta = [
+        (jax.random.normal(key, (n_in, n)) / n_in**0.5, jnp.zeros(n))
+        for key, (n_in, n) in zip(keys, pairwise(sizes), strict=False)
+    ]
+    x = jax.random.uniform(keys[-1], (examples, sizes[0]), minval=-1.0)
+    y = jax.random.randint(keys[-2], (examples,), 0, sizes[-1])
+
+    def loss(theta: Any, x: Any, y: Any) -> Any:
+        for W, b in theta[:-1]:
+            x = sigma(x @ W + b)
+        W, b = theta[-1]
+        return -jnp.take_along_axis(jax.nn.log_softmax(x @ W + b), y[:, None], 1).mean()
+
+    def step(theta: Any, rows: Any) -> Any:
+        value, grad = jax.value_and_grad(loss)(theta, x[rows], y[rows])
+        return jax.tree.map(lambda t, g: t - LEARNING_RATE * g, theta, grad), value
+
+    call = jax.jit(step, donate_argnums=0)
+    epoch = jax.jit(lambda theta, rows: jax.lax.scan(step, theta, rows), donate_argnums=0)
+    permutation = jax.jit(lambda key: jax.random.permutation(key, examples))
+    steps_per_epoch, count = examples // batch, 0
+
+    def run(steps: int) -> float:
+        nonlocal theta, count
+        done, began = 0, time.perf_counter()
+        while done < steps:
+            count += 1
+            order = permutation(jax.random.key(count))[: steps_per_epoch * batch]
+            rows = order.reshape(steps_per_epoch, batch)
+            if scan:
+                theta, value = epoch(theta, rows)
+                done += steps_per_epoch
+            else:
+                for step_rows in np.asarray(rows)[: steps - done]:
+                    theta, value = call(theta, step_rows)
+                    done += 1
+        jax.block_until_ready(value)
+        return (time.perf_counter() - began) * steps / done
+
+    return run
+
+
 def make_sklearn(net: str) -> Step:
     """scikit-learn's MLPClassifier; a step is a batch of its own loop."""
     import warnings
@@ -148,12 +219,14 @@ def make_sklearn(net: str) -> Step:
 
     warnings.simplefilter("ignore")
     sizes, batch, examples = shape(net)
+    assert activation(net) in ("relu", "tanh"), "scikit-learn has no other"
     random = np.random.default_rng(0)
     x = random.uniform(-1, 1, (examples, sizes[0])).astype(np.float32)
     y = random.integers(0, sizes[-1], examples)
     model = MLPClassifier(
-        sizes[1:-1], solver="sgd", momentum=0.0, batch_size=batch, alpha=0.0, warm_start=True,
-        learning_rate_init=LEARNING_RATE, max_iter=1, n_iter_no_change=10**9,
+        sizes[1:-1], activation=activation(net), solver="sgd", momentum=0.0, batch_size=batch,
+        alpha=0.0, warm_start=True, learning_rate_init=LEARNING_RATE, max_iter=1,
+        n_iter_no_change=10**9,
     )  # fmt: skip
 
     def run(steps: int) -> float:
@@ -168,9 +241,10 @@ def make_sklearn(net: str) -> Step:
 
 def work(address: str, kind: str, net: str) -> None:
     """Be a worker: run as many steps as the parent says, and tell how long they took."""
-    name, _, leaves = kind.partition(":")
+    name, _, variant = kind.partition(":")
     run = {
-        "ddpbp": lambda: make_ddpbp(net, int(leaves or 8)),
+        "ddpbp": lambda: make_ddpbp(net, int(variant or 8)),
+        "jax": lambda: make_jax(net, scan=variant == "scan"),
         "ddp": lambda: make_torch(net, ddp=True),
         "torch": lambda: make_torch(net, ddp=False),
         "sklearn": lambda: make_sklearn(net),
@@ -195,6 +269,8 @@ class Job:
                 mpirun = Path(sys.executable).with_name("mpirun")
                 self._processes = [subprocess.Popen([mpirun, "-n", str(ranks), *line], env=env)]
             else:
+                if ranks == 1:
+                    line = ["taskset", "-c", str(max(os.sched_getaffinity(0))), *line]
                 rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29581"}
                 self._processes = [
                     subprocess.Popen(
@@ -221,52 +297,65 @@ class Job:
             process.wait()
 
 
-def compare(net: str, kinds: dict[str, int], rounds: int, seconds: float) -> dict[str, float]:
+def available(kind: str, net: str) -> bool:
+    """Return whether a kind is installed and knows the activation."""
+    name = kind.partition(":")[0]
+    known = name != "sklearn" or activation(net) in ("relu", "tanh")
+    return known and importlib.util.find_spec(NEEDS[name]) is not None
+
+
+def compare(
+    net: str, kinds: Sequence[str], ranks: int, rounds: int, seconds: float
+) -> dict[str, float]:
     """Return examples per second by kind: medians over alternating rounds."""
     batch = shape(net)[1]
+    kinds = [kind for kind in kinds if available(kind, net)]
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [Job(kind, net, ranks, folder) for kind, ranks in kinds.items()]
+        jobs = [Job(kind, net, ranks, folder) for kind in kinds]
         steps = {job.kind: max(2, round(seconds / (job.run(4) / 4))) for job in jobs}
         for _ in range(rounds):
             for job in jobs:
                 rates[job.kind].append(batch * steps[job.kind] / job.run(steps[job.kind]))
         for job in jobs:
             job.close()
-    return {kind: statistics.median(found) for kind, found in rates.items()}
+    return {kind: statistics.median(values) for kind, values in rates.items()}
 
 
 def main() -> None:
-    """Measure and print the tables."""
+    """Measure, and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nets", nargs="+", default=NETS)
+    parser.add_argument("--kinds", nargs="+", default=ONE_PROCESS, help="on one process")
+    parser.add_argument("--two-ranks", nargs="*", default=TWO_RANKS, help="kinds on two ranks")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one kind in one round")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.work:
-        work(*given.work)
+    options = parser.parse_args()
+    if options.work:
+        work(*options.work)
         return
-    found: dict[str, Any] = {}
-    print("| net @ batch | 2 ranks: DDP ex/s | 8 leaves | 2 leaves | 1 process: torch ex/s |"
-          " sklearn | ddpbp, 1 leaf | ÷ better |", flush=True)  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|", flush=True)
-    for net in given.nets:
-        two = compare(net, {"ddp": 2, "ddpbp:8": 2, "ddpbp:2": 2}, given.rounds, given.seconds)
-        one = compare(net, {"torch": 1, "sklearn": 1, "ddpbp:1": 1}, given.rounds, given.seconds)
-        found[net] = {"two_ranks": two, "one_process": one}
-        better = max(one["torch"], one["sklearn"])
-        print(
-            f"| {net} | {two['ddp']:,.0f} | {two['ddpbp:8'] / two['ddp']:.2f} × | "
-            f"{two['ddpbp:2'] / two['ddp']:.2f} × | {one['torch']:,.0f} | {one['sklearn']:,.0f} | "
-            f"{one['ddpbp:1']:,.0f} | {one['ddpbp:1'] / better:.2f} × |",
-            flush=True,
-        )
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2))
+    rates: dict[str, Any] = {net: {} for net in options.nets}
+    for ranks, kinds, base in ((2, options.two_ranks, "ddp"), (1, options.kinds, "jax")):
+        if not kinds:
+            continue
+        print(f"\n{ranks} process{'es' * (ranks > 1)}, examples/s; in brackets ÷ {base}\n")
+        print(f"| net @ batch | {' | '.join(kinds)} |\n|---{'|---' * len(kinds)}|", flush=True)
+        for net in options.nets:
+            one = compare(net, kinds, ranks, options.rounds, options.seconds)
+            rates[net][ranks] = one
+            cells = [
+                f"{one[kind]:,.0f}" + f" ({one[kind] / one[base]:.2f})" * (base in one)
+                if kind in one
+                else "–"
+                for kind in kinds
+            ]
+            print(f"| {net} | {' | '.join(cells)} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rates, indent=2))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.nn.initializations import Initialization
-from ddpbp.nn.layers.layer import Layer
+from ddpbp.nn.layers.layer import Calls, Layer
 
 Array = npt.NDArray[Any]
 
@@ -23,16 +23,17 @@ class Dense(Layer):
         places = np.arange(W.size, dtype=np.uint64)
         W[...] = rule.distribution(key, places, rule.variance(n_in, n)).reshape(W.shape)
 
-    def forward(self, W: Array, b: Array, below: Array, z: Array, a: Array) -> None:
-        np.matmul(W, below, out=z)  # (F)
-        np.add(z, b, out=z)
-        self.sigma.value(z, a)
+    def forward(self, W: Array, b: Array, below: Array, z: Array, a: Array) -> Calls:
+        yield np.matmul, (W, below, z)  # (F)
+        yield np.add, (z, b, z)
+        yield self.sigma.value, (z, a)
 
-    def pull_back(self, W: Array, below: Array, delta: Array, out: Array) -> None:
-        np.matmul(W.T, delta, out=out)  # (BP2), without σ′ of the layer below
+    def pull_back(self, W: Array, below: Array, delta: Array, out: Array) -> Calls:
+        yield np.matmul, (W.T, delta, out)  # (BP2), without σ′ of the layer below
 
-    def bias_gradient(self, below: Array, delta: Array, out: Array) -> None:
-        np.add.reduce(delta, axis=-1, keepdims=True, out=out)  # (BP3)
+    def bias_gradient(self, below: Array, delta: Array, out: Array) -> Calls:
+        # (BP3): a product with ones takes a third of the time of np.add.reduce
+        yield np.matmul, (delta, np.ones((delta.shape[-1], 1), delta.dtype), out)
 
-    def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> None:
-        np.matmul(delta[..., rows, :], below.mT, out=out)  # (BP4)
+    def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> Calls:
+        yield np.matmul, (delta[..., rows, :], below.mT, out)  # (BP4)

@@ -6,6 +6,7 @@ leaves one call handles and how their gradients are summed.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -15,9 +16,16 @@ from ddpbp.nn.initializations import Initialization
 
 Array = npt.NDArray[Any]
 
+Call = tuple[Callable[..., object], tuple[Any, ...]]
+"""A function and its arguments: arrays that stay where they are from step to step."""
+Calls = Iterator[Call]
+
 
 class Layer(ABC):
     """Layer l of a network: aˡ = σ(zˡ) with zˡ a function of aˡ⁻¹, W[l] and b[l].
+
+    Its methods do not compute: they yield the calls that do. So the equations are written down once
+    for each place in memory, and a step only carries them out.
 
     In the arrays of all methods an example is a column. Leading axes, `...`, are leaves: an array
     may hold several or be one, and each leaf must get the same bits either way.
@@ -67,8 +75,8 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def forward(self, W: Array, b: Array, below: Array, z: Array, a: Array) -> None:
-        """Write z[l] and a[l].
+    def forward(self, W: Array, b: Array, below: Array, z: Array, a: Array) -> Calls:
+        """Yield the calls that write z[l] and a[l].
 
         Parameters
         ----------
@@ -79,8 +87,8 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def pull_back(self, W: Array, below: Array, delta: Array, out: Array) -> None:
-        """Write ∂L/∂aˡ⁻¹.
+    def pull_back(self, W: Array, below: Array, delta: Array, out: Array) -> Calls:
+        """Yield the calls that write ∂L/∂aˡ⁻¹.
 
         Parameters
         ----------
@@ -93,8 +101,8 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> None:
-        """Write some rows of ∂L/∂W[l], summed over the columns of each leaf.
+    def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> Calls:
+        """Yield the calls that write some rows of ∂L/∂W[l], summed over the columns of each leaf.
 
         Parameters
         ----------
@@ -107,8 +115,8 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def bias_gradient(self, below: Array, delta: Array, out: Array) -> None:
-        """Write ∂L/∂b[l], summed over the columns of each leaf.
+    def bias_gradient(self, below: Array, delta: Array, out: Array) -> Calls:
+        """Yield the calls that write ∂L/∂b[l], summed over the columns of each leaf.
 
         Parameters
         ----------
