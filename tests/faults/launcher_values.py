@@ -368,7 +368,10 @@ def ssh_takes_no_option(names: list[str]) -> list[str]:
     wrong = []
     for name in names:
         asked = subprocess.run(["ssh", "-G", "--", name], capture_output=True, text=True)
-        if asked.returncode or f"hostname {name.lower()}\n" not in asked.stdout:
+        settings = dict(line.split(" ", 1) for line in asked.stdout.splitlines() if " " in line)
+        # A number is an address to ssh: 4 is 0.0.0.4.
+        host = f"0.0.0.{int(name, 0)}" if re.fullmatch("(0x)?[0-9]+", name) else name.lower()
+        if asked.returncode or settings["hostname"] != host or "proxycommand" in settings:
             wrong.append(name)
     return wrong
 
