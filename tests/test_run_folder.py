@@ -17,7 +17,7 @@ import ddpbp
 from ddpbp.cli.main import run
 from ddpbp.errors import ConfigError
 from ddpbp.store import lock
-from ddpbp.store.checkpoint import find_checkpoint, read_state, steps_in
+from ddpbp.store.checkpoint import find_checkpoint, make_newest, read_state, steps_in
 from ddpbp.store.lock import Lock
 from tests.conftest import environment
 from tests.test_resume import SMALL, stop_at
@@ -159,6 +159,13 @@ def test_a_run_that_was_taken_back_continues_from_there(interrupted, capsys):
     assert (found.path, found.state.serial, notes) == (earlier, 3, [])
     assert run([*SMALL, f"output={interrupted}", "--resume", "auto"]) == 0
     assert "damaged" not in capsys.readouterr().out
+
+
+def test_a_state_that_was_never_saved_needs_no_serial(interrupted):
+    """Ranks that outlive others continue from such a state."""
+    before = tree(interrupted)
+    make_newest(interrupted / "checkpoints/step-00000005")
+    assert tree(interrupted) == before
 
 
 def test_a_kill_while_a_checkpoint_takes_the_place_of_another_loses_none(interrupted, capsys):

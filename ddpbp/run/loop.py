@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from ddpbp.base import blas, phases, tree
+from ddpbp.base import blas, phases
 from ddpbp.base.hashing import digest
 from ddpbp.base.version import __version__
 from ddpbp.config.settings import Config
@@ -20,8 +20,7 @@ from ddpbp.engine.trainer import Trainer
 from ddpbp.errors import DdpbpError, Stopped
 from ddpbp.run.callbacks import Callback, judged_by, named, states_of
 from ddpbp.run.faults import finished, recorded
-from ddpbp.run.output import figure
-from ddpbp.run.report import Report
+from ddpbp.run.report import Report, headline, summary
 from ddpbp.run.save_requests import SAVE, SaveRequests, is_stop, reason
 from ddpbp.run.sinks.jsonl import JsonLines
 from ddpbp.run.start import Start
@@ -117,7 +116,7 @@ class Run:
                 self.report.add(self.metrics)
             for note in (*self.trainer.notes, *start.notes):
                 self.report.text(f"note: {note}")
-            self.report.text(self._headline(processes))
+            self.report.text(headline(self.dataset.description, self.trainer, processes))
             result = self.world.broadcast(start.result)
             if result:
                 self.report.text(f"{self.folder} is complete; to continue it, raise epochs")
@@ -125,7 +124,7 @@ class Run:
                 result = self._learn(1 if fast_dev_run else self.config.epochs, fast=fast_dev_run)
                 result |= {"world_size": processes, "threads": self.world.world_size // processes}
                 self._finish(result)
-            self.report.text(_summary(result, self.folder))
+            self.report.text(summary(result, self.folder))
         return Outcome(self.model, result)
 
     def _begin(self, start: Start) -> None:
@@ -356,26 +355,3 @@ class Run:
         scores = self.evaluator.score(self.trainer.theta, part)
         self.trainer.enter(phases.BETWEEN)
         return {f"{name}_{key}": v for key, v in scores.items()}
-
-    def _headline(self, processes: int) -> str:
-        network, shards = self.trainer.network, self.trainer.shards
-        sizes = "-".join(str(n) for n in network.sizes)
-        ranks = f"{processes} rank" + "s" * (processes > 1)
-        if (count := self.world.world_size // processes) > 1:
-            ranks += f" of {count} threads"
-        leaves = tree.leaf_count(shards.batch_size, shards.micro_batch_size)
-        return (
-            f"{self.dataset.description}\n"
-            f"network {sizes}, {network.parameter_count:,} parameters; "
-            f"{shards.examples:,} examples in batches of {shards.batch_size} "
-            f"({leaves} leaves) on {ranks}"
-        )
-
-
-def _summary(result: dict[str, Any], folder: Path | None) -> str:
-    scores = [figure(key, v) for key, v in result.items() if key.startswith("test_")]
-    lines = ["  ".join(scores)] if scores else []
-    lines.append(f"theta sha256 {result['theta_sha256']}")
-    if folder:
-        lines.append(f"saved in {folder}")
-    return "\n".join(lines)

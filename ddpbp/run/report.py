@@ -1,8 +1,12 @@
 """What a run reports: one stream of records, handed to every sink; on rank 0, nowhere else."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Self
 
+from ddpbp.base import tree
+from ddpbp.engine.trainer import Trainer
+from ddpbp.run.output import figure
 from ddpbp.run.sinks import Record, Sink
 
 
@@ -89,3 +93,29 @@ class Report:
                 self._sinks.remove(sink)
                 reason = error.strerror if isinstance(error, OSError) else repr(error)
                 self.text(f"warning: {sink} cannot be written: {reason}; continuing without it")
+
+
+def headline(description: str, trainer: Trainer, processes: int) -> str:
+    """Return the lines that a run begins with: its data, network, leaves and ranks."""
+    network, shards = trainer.network, trainer.shards
+    sizes = "-".join(str(n) for n in network.sizes)
+    ranks = f"{processes} rank" + "s" * (processes > 1)
+    if (count := trainer.world.world_size // processes) > 1:
+        ranks += f" of {count} threads"
+    leaves = tree.leaf_count(shards.batch_size, shards.micro_batch_size)
+    return (
+        f"{description}\n"
+        f"network {sizes}, {network.parameter_count:,} parameters; "
+        f"{shards.examples:,} examples in batches of {shards.batch_size} "
+        f"({leaves} leaves) on {ranks}"
+    )
+
+
+def summary(result: dict[str, Any], folder: Path | None) -> str:
+    """Return the lines that a run ends with: its scores, the hash of θ and its folder."""
+    scores = [figure(key, v) for key, v in result.items() if key.startswith("test_")]
+    lines = ["  ".join(scores)] if scores else []
+    lines.append(f"theta sha256 {result['theta_sha256']}")
+    if folder:
+        lines.append(f"saved in {folder}")
+    return "\n".join(lines)

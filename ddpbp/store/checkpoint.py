@@ -241,7 +241,7 @@ def make_newest(path: Path) -> None:
         If it cannot be written; it stays as it was.
     """
     ages, _ = by_age(path.parent)
-    if ages and ages[0][1] != path:
+    if path in [older for _, older in ages[1:]]:
         state = msgspec.structs.replace(read_state(path), serial=ages[0][0] + 1)
         write_whole(path / STATE, [sealed_json(msgspec.to_builtins(state))])
 
