@@ -44,7 +44,7 @@ from tests.faults.kills import MPIEXEC, early, processes
 ROOT = Path(__file__).parent.parent.parent
 RUN_SECONDS = 300
 SLOW_SECONDS = 0.02  # of each step, where signals are to find a run at work
-TIMES = ("seconds", "examples_per_second", "world_size", "threads")
+TIMES = ("seconds", "examples_per_second", "world_size", "threads", "sha256")
 KINDS = (
     *("SIGKILL one rank", "SIGKILL one rank", "SIGKILL all", "SIGKILL all"),
     *("SIGTERM mpirun", "SIGTERM one rank", "SIGUSR1 one rank"),
