@@ -1,3 +1,3 @@
 """The version of ddpbp: every room may ask for it, so it stands below all of them."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -78,7 +78,7 @@ DEPENDENT = {
 }
 # Settings on which no number depends: drawn for each way of running a configuration.
 HARMLESS: dict[str, Callable[[Random], Any]] = {
-    "bucket_cap_bytes": one_of(1_000, 20_000, 500_000),
+    "bucket_cap_bytes": one_of(4, 1_000, 20_000, 500_000),
     "check_every_steps": one_of(0, 1, 7),
     "stall_seconds": one_of(0.0, 100.0),
     "checkpoint.every_steps": one_of(0, 1, 1, 2, 5),

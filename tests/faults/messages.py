@@ -122,7 +122,7 @@ FAULTS = {
     "newest damaged": Fault(
         f"{TRAIN} {RESUME} epochs=3",
         0,
-        "taking the one before",
+        "is damaged",
         damage("run/checkpoints/step-00000012/model.safetensors"),
         f"{TRAIN} {RESUME}",
     ),

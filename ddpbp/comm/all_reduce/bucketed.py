@@ -31,6 +31,8 @@ from ddpbp.comm.world import Request, World
 # it sleeps between tests.
 SLEEP_AFTER = 50
 SLEEP_SECONDS = 50e-6
+# Every open bucket is tested again and again: tens of thousands would take minutes a step.
+MOST_BUCKETS = 1_024
 
 
 @dataclass
@@ -64,7 +66,8 @@ class Bucketed(SharedSums):
 
     def __init__(self, world: World, payload: Payload, memory: Array, sums: Array) -> None:
         super().__init__(world, payload, memory, sums)
-        cap = max(1, payload.bucket_cap_bytes // payload.dtype.itemsize)
+        cap = payload.bucket_cap_bytes // payload.dtype.itemsize
+        cap = max(1, cap, -(-payload.length // MOST_BUCKETS))
         ends = range(payload.length, 0, -cap)
         self._buckets = [(max(0, end - cap), end) for end in ends]
         ranks = range(world.world_size)

@@ -32,8 +32,8 @@ class Dense(Layer):
         yield np.matmul, (W.T, delta, out)  # (BP2), without σ′ of the layer below
 
     def bias_gradient(self, below: Array, delta: Array, out: Array) -> Calls:
-        # (BP3): a product with ones takes a third of the time of np.add.reduce
-        yield np.matmul, (delta, np.ones((delta.shape[-1], 1), delta.dtype), out)
+        ones = np.ones((delta.shape[-1], 1), delta.dtype)
+        yield np.matmul, (delta, ones, out)  # (BP3), in a third of the time of a sum
 
     def weight_gradient(self, below: Array, delta: Array, rows: slice, out: Array) -> Calls:
         yield np.matmul, (delta[..., rows, :], below.mT, out)  # (BP4)
