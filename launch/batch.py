@@ -64,8 +64,8 @@ def submit(options: argparse.Namespace, python: Sequence[str]) -> str:
     arguments = train_command.resumed(options.arguments) if options.requeue else options.arguments
     if options.requeue and "--overwrite" in options.arguments:
         raise LaunchError(
-            "--overwrite would delete the checkpoint when the job is requeued; remove the old run "
-            "folder first, or add --no-requeue before train"
+            "--overwrite does not go with --requeue: a job that is put back must continue its run; "
+            "remove the old run folder first, or add --no-requeue before train"
         )
     if options.batch == "kubernetes":
         where = ["--hostfile", mpijob.HOSTFILE]

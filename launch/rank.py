@@ -26,7 +26,7 @@ from typing import IO
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1
 PULSE = re.compile(
-    rb"met (?P<limit>[0-9]{1,9}(?:\.[0-9]{1,9})?(?:e[+-][0-9]{2})?)|bye|"
+    rb"here|met (?P<limit>[0-9]{1,9}(?:\.[0-9]{1,9})?(?:e[+-][0-9]{2,3})?)|bye|"
     rb"beat (?P<step>[0-9]{1,18}) (?P<phase>[ -~]{1,60}) (?P<progress>[0-9]{1,18}) (?P<slow>[01])"
 )
 _WRITING = threading.Lock()

@@ -87,7 +87,7 @@ def restarted(python: Sequence[str], arguments: Sequence[str]) -> list[str]:
     words = resumed(arguments)
     if is_training(words) and words[-1] != "--resume":
         place, folder = words.index("--resume") + 1, _run_folder(python, arguments)
-        if folder and (folder / "checkpoints" / "latest").exists():
+        if folder and any((folder / "checkpoints").glob("step-*")):
             words[place] = "auto"
     return words
 

@@ -3,6 +3,7 @@
 The ranks watch each other; this is for what none of them can notice: all are frozen, or stuck in
 the start of MPI. Each rank writes lines to a pipe, which rank.py passes on:
 
+    here                              its start; a rank that never writes is not judged
     met STALL_SECONDS                 it is connected to the others; 0: it is not watched
     beat STEP PHASE PROGRESS SLOW     about once a second; PROGRESS grows with any work
     bye                               it ends as it should
@@ -45,7 +46,9 @@ class Watch:
     def __init__(self, n: int, meet_seconds: float, now: float) -> None:
         self._n, self._meet_seconds = n, meet_seconds
         self._began = self._moved = self._judged = now
+        self._here = False
         self._limits: dict[int, float] = {}  # stall_seconds of the ranks that have met
+        self._ended: set[int] = set()
         self._beats: dict[int, Beat] = {}  # of those that are watched
 
     def heard(self, rank: int, line: str, now: float) -> None:
@@ -53,6 +56,7 @@ class Watch:
         match = PULSE.fullmatch(line.encode())
         if match is None:
             return
+        self._here = True
         if match["limit"]:
             self._limits[rank] = float(match["limit"])
             self._moved = now
@@ -63,12 +67,13 @@ class Watch:
             if before is None or before.progress != beat.progress:
                 self._moved = now
             self._beats[rank] = beat
-        else:
+        elif line == "bye":
             self.ended(rank)
 
     def ended(self, rank: int) -> None:
         """Watch this rank no longer."""
         self._beats.pop(rank, None)
+        self._ended.add(rank)
 
     def count_anew(self, now: float) -> None:
         """Forget the time up to now, in which this process could not listen."""
@@ -81,12 +86,13 @@ class Watch:
             self.count_anew(now)
         self._judged = now
         missing = sorted(set(range(self._n)) - set(self._limits))
-        if self._meet_seconds and missing and now - self._began > self._meet_seconds:
+        if self._here and self._meet_seconds and missing and now - self._began > self._meet_seconds:
             met = f"{self._n - len(missing)} of {self._n} ranks have met"
             without = _listed([f"rank {r} on {hosts.get(r, '? (not started)')}" for r in missing])
             return f"{met} within {self._meet_seconds:g} s (--meet-seconds), without {without}"
-        stall_seconds = max((self._limits.get(rank, 0.0) for rank in self._beats), default=0.0)
-        slow = any(beat.slow for beat in self._beats.values())
+        limits = [limit for rank, limit in self._limits.items() if rank not in self._ended]
+        stall_seconds = max(limits, default=0.0)
+        slow = not self._beats or any(beat.slow for beat in self._beats.values())
         limit = stall_seconds * (SLOW_FACTOR if slow else 1) + MARGIN_SECONDS
         if not stall_seconds or now - self._moved <= limit:
             return ""

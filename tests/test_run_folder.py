@@ -19,6 +19,7 @@ from ddpbp.errors import ConfigError
 from ddpbp.store import lock
 from ddpbp.store.checkpoint import find_checkpoint, make_newest, read_state, steps_in
 from ddpbp.store.lock import Lock
+from ddpbp.store.run_folder import set_aside
 from tests.conftest import environment
 from tests.test_resume import SMALL, stop_at
 
@@ -207,6 +208,14 @@ class _Remove(ddpbp.Callback):
             shutil.rmtree(run.folder)
 
 
+def test_an_old_run_that_was_moved_in_part_is_kept_whole(interrupted):
+    names = sorted(path.name for path in interrupted.iterdir())
+    (interrupted / ".replaced").mkdir()  # then the process was killed
+    (interrupted / "config.toml").rename(interrupted / ".replaced" / "config.toml")
+    set_aside(interrupted)
+    assert sorted(path.name for path in (interrupted / ".replaced").iterdir()) == names
+
+
 def test_a_folder_that_is_removed_is_made_again_with_all_of_the_run(tmp_path, run_folder, capsys):
     folders = [tmp_path / "whole", tmp_path / "removed"]
     for folder, callbacks in zip(folders, [[], [_Remove]], strict=True):
@@ -222,16 +231,19 @@ def test_a_folder_that_is_removed_is_made_again_with_all_of_the_run(tmp_path, ru
 
 @pytest.mark.usefixtures("impatient")
 def test_a_removed_folder_that_another_job_took_is_left_to_it(tmp_path, capsys):
-    other = Lock(tmp_path / "run")
+    other, theirs = Lock(tmp_path / "run"), ["config.toml", "metrics.jsonl"]
 
     class Taken(_Remove):
         def step(self, run: Any, loss: float) -> None:
             super().step(run, loss)
             if run.trainer.step == 6:
                 other.take()
+                for name in theirs:
+                    (tmp_path / "run" / name).write_text("of the other job")
 
     config = ddpbp.resolve(None, [*SMALL[1:], f"output={tmp_path / 'run'}"])
     with other, pytest.raises(ConfigError, match="is in use by"):
         ddpbp.train(config, callbacks=[Taken])
-    assert not (tmp_path / "run/config.toml").exists()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == theirs
+    assert {(tmp_path / "run" / name).read_text() for name in theirs} == {"of the other job"}
     capsys.readouterr()

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hmac
 import os
+import resource
 import selectors
 import socket
 import struct
@@ -49,6 +50,7 @@ def connect(world: World) -> tuple[Connections, list[str], list[str]]:
     every = world.all_gather_object(own) if world.host_count > 1 else []
     connections: Connections = {}
     if world.rank == 0:
+        _allow_files(world.world_size)
         with contextlib.ExitStack() as stack:
             servers = []
             for address in _reached(own, {address for other in every for address in other}):
@@ -72,6 +74,14 @@ def connect(world: World) -> tuple[Connections, list[str], list[str]]:
         return connections, hosts, []
     named = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in missing)
     return connections, hosts, [f"{named} cannot reach rank 0 by TCP: a stall there goes unnoticed"]
+
+
+def _allow_files(count: int) -> None:
+    """Raise the limit of open files where `count` connections would come near it."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < 2 * count + 2 * GUESTS:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _proof(secret: bytes, *about: bytes) -> bytes:

@@ -309,7 +309,8 @@ class Heartbeat:
             time.sleep(0.2)  # the launcher needs time to forward it before it ends the job
         if code != 4:  # after a death most launchers end the job themselves
             time.sleep(GRACE_SECONDS)
-        self._world.abort(code)  # an exit alone would be mixed with the codes of killed ranks
+        with contextlib.suppress(SystemExit):
+            self._world.abort(code)  # an exit alone would be mixed with the codes of killed ranks
         os._exit(code)
 
     def _record(self, fault: Fault) -> bool:

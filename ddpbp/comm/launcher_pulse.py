@@ -3,6 +3,7 @@
 The launcher gives each rank the write end of a pipe, by its number in the environment. The ranks
 report to each other by the heartbeat; this is for what no rank can notice: that all are frozen.
 
+    here                              the start, before that of MPI
     met STALL_SECONDS                 the ranks are connected; 0: they are not watched
     beat STEP PHASE PROGRESS SLOW     about once a second, while watched
     bye                               the regular end

@@ -18,6 +18,8 @@ from ddpbp.base.tasks import BINARY, CLASSIFICATION, MULTILABEL, REGRESSION
 
 Array = npt.NDArray[Any]
 
+TABLE_CLASSES = 256  # up to here the targets of all classes lie ready
+
 ANY_TASK = tuple(task.name for task in (REGRESSION, BINARY, MULTILABEL, CLASSIFICATION))
 
 
@@ -102,7 +104,12 @@ def one_hot(labels: Array, smoothing: float, out: Array) -> None:
     out : (n, classes) float
         An example per row.
     """
-    _one_hot_rows(out.shape[1], smoothing, out.dtype).take(labels, axis=0, out=out, mode="clip")
+    if out.shape[1] <= TABLE_CLASSES:
+        _one_hot_rows(out.shape[1], smoothing, out.dtype).take(labels, axis=0, out=out, mode="clip")
+    else:
+        rest = smoothing / out.shape[1]
+        out.fill(rest)
+        out[np.arange(len(labels)), labels] = 1.0 - smoothing + rest
 
 
 @cache

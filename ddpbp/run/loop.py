@@ -258,6 +258,8 @@ class Run:
                 self._restore_folder()
             except DdpbpError as error:
                 self.writer.failure = error
+            except OSError as error:
+                self.writer.failure = DdpbpError(f"{self.folder} cannot be written: {error}")
             else:
                 state = self._state(callbacks, score)
                 self.writer.start(self.model, self.trainer.vectors, state, wait=wait)
@@ -298,11 +300,11 @@ class Run:
             If it cannot be written, or another job has begun there.
         """
         assert self.folder
-        if (self.folder / CONFIG).exists() and (self.folder / METRICS).exists():
-            return
         whole = self.folder.exists()
         if self.lock:
-            self.lock.take()
+            self.lock.take()  # first: the files may be those of a job that began here since
+        if (self.folder / CONFIG).exists() and (self.folder / METRICS).exists():
+            return
         write_whole(self.folder / CONFIG, [to_toml(self.config).encode()])
         if self.metrics and not (self.folder / METRICS).exists():
             self.metrics.restore()

@@ -27,7 +27,7 @@ from ddpbp.run.sinks.bar import Bar
 from ddpbp.run.sinks.console import Console
 from ddpbp.run.start import Start, find_start
 from ddpbp.store.lock import Lock
-from ddpbp.store.run_folder import write_fault
+from ddpbp.store.run_folder import FAULT, write_fault
 
 
 def train(
@@ -147,6 +147,8 @@ class Process:
             with world.together():
                 if self.lock and world.rank == 0:
                     self.notes += self.lock.take()
+                    if not world.lost:  # an earlier fault would silence that of this start
+                        (self.lock.folder / FAULT).unlink(missing_ok=True)
             self.folder = self.lock.folder if self.lock else None
             if world.lost:
                 if self.run and self.run.began:

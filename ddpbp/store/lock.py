@@ -15,7 +15,9 @@ from ddpbp.errors import ConfigError, DataError
 from ddpbp.store.files import read_bytes
 
 LOCK = "lock"
-PATIENCE_SECONDS = 3.0  # a job that is started again may meet the end of the one before
+# A job that is started again may meet the end of the one before. The server of a network file system
+# keeps the lock of a host that is lost for a while (NFS 4: 90 s).
+PATIENCE_SECONDS, LEASE_SECONDS = 3.0, 120.0
 RETRY_SECONDS = 0.1
 JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 MAX_TEXT_BYTES = 4096
@@ -68,14 +70,16 @@ class Lock:
         if self._holds():
             return []
         self._close()
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        began = time.monotonic()
         try:
             self._make_folder()
             while not self._try_to_lock():
-                if time.monotonic() > deadline:
+                owner = self._read_owner()
+                here = owner is None or owner.host == socket.gethostname()
+                if time.monotonic() - began > (PATIENCE_SECONDS if here else LEASE_SECONDS):
                     raise ConfigError(
-                        f"output {self.folder} is in use by {self._read_owner() or 'another job'};"
-                        " wait for its end, or choose another folder with output=..."
+                        f"output {self.folder} is in use by {owner or 'another job'} (its file "
+                        f"{LOCK}); wait for its end, or choose another folder with output=..."
                     )
                 time.sleep(RETRY_SECONDS)
             return self._write_owner()

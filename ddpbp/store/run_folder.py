@@ -85,11 +85,12 @@ def set_aside(folder: Path) -> None:
         or (folder / MODEL).exists()
         or any((folder / CHECKPOINTS).glob(STEPS))
     ):
-        remove_replaced(folder)
-        replaced.mkdir()
-        for name in OURS:
-            if (folder / name).exists():
-                (folder / name).rename(replaced / name)
+        held = [name for name in OURS if (folder / name).exists()]
+        if any((replaced / name).exists() for name in held):  # else a move that was interrupted
+            remove_replaced(folder)
+        replaced.mkdir(exist_ok=True)
+        for name in held:
+            (folder / name).rename(replaced / name)
     else:
         for name in (METRICS, CONFIG, FAULT):
             (folder / name).unlink(missing_ok=True)

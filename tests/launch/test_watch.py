@@ -54,11 +54,21 @@ def test_a_job_of_which_no_rank_moves_is_ended(slow, factor):
     assert "rank 1 on h2, step 8, forward" in fault
 
 
+def test_all_that_are_frozen_before_the_first_beat_are_found():
+    watch = Watch(2, 10, 0)
+    for number in range(2):
+        watch.heard(number, "met 1e-100" if number else "met 30", 0)
+    fault, now = judged(watch, 1000)
+    assert now == pytest.approx(30 * SLOW_FACTOR + MARGIN_SECONDS, abs=1.5)
+    assert "no rank has moved" in fault
+
+
 @pytest.mark.parametrize(
-    "lines", [[], ["met 0", "beat 1 read 1 0"], ["met 30", "beat 1 x 1 0", "bye"]]
+    "lines",
+    [[], ["met 0", "beat 1 read 1 0"], ["met 30", "beat 1 x 1 0", "bye"], ["here", "met 1e+100"]],
 )
 def test_who_has_no_pulse_or_left_is_not_judged(lines):
-    watch = Watch(1, 0, 0)
+    watch = Watch(1, 10, 0)
     for line in lines:
         watch.heard(0, line, 0)
     assert judged(watch, 1000) == ("", 1000)
@@ -100,7 +110,7 @@ def test_a_rank_gets_the_pipe_and_its_lines_arrive(tmp_path):
 def test_a_stopped_job_is_killed_whole(capfd):
     # As MPICH does: what starts the ranks is in a session of its own, and all of it is stopped.
     words = [sys.executable, "-IS", rank.__file__, "--job", "some-job", "--", "sleep", "60"]
-    script = f"echo @0 start h1 1; setsid {' '.join(words)} & sleep 2; kill -STOP $! $$"
+    script = f"echo @0 start h1 1; echo @0 pulse here; setsid {' '.join(words)} & sleep 2; kill -STOP $! $$"
     job = Job(
         ["sh", "-c", script], {}, 1, Output("all", None, colour=False), name="some-job",
         meet_seconds=3,
