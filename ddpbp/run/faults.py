@@ -1,7 +1,7 @@
 """The end by a fault: finish a checkpoint write, then keep the cause in fault.json."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +25,10 @@ def finished(writer: Writer | None) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(folder: Path | None, trainer: Trainer) -> Iterator[None]:
+def recorded(folder_of: Callable[[], Path | None], trainer: Trainer) -> Iterator[None]:
     """Leave fault.json if the block ends by a fault; of several ranks, that of the first.
+
+    `folder_of` returns the run folder, or None where it is no longer this run's.
 
     Raises
     ------
@@ -40,6 +42,7 @@ def recorded(folder: Path | None, trainer: Trainer) -> Iterator[None]:
     except BaseException as error:
         world, pulse = trainer.world, trainer.world.pulse
         shared = isinstance(error, DdpbpError)  # it has reached every rank
+        folder = folder_of()
         if folder is None or (shared and world.rank):
             raise
         fault = {

@@ -110,7 +110,7 @@ class Run:
     def go(self, start: Start, processes: int, *, fast_dev_run: bool) -> Outcome:
         """Run from `start`, which rank 0 knows, to the end."""
         self._begin(start)
-        with self.report, finished(self.writer), recorded(self.folder, self.trainer):
+        with self.report, finished(self.writer), recorded(self._own_folder, self.trainer):
             if self.writer and self.folder:
                 self.metrics = JsonLines(self.folder / METRICS)
                 self.report.add(self.metrics)
@@ -290,6 +290,11 @@ class Run:
         path = (self.folder or Path()) / CHECKPOINTS / name_of(state.step)
         last = list(self.report.last.values())
         return Start(Checkpoint(path, state, self.trainer.vectors), records=last)
+
+    def _own_folder(self) -> Path | None:
+        """Return the run folder, unless another job has taken it."""
+        taken = self.world.rank == 0 and self.lock is not None and not self.lock.holds()
+        return None if taken else self.folder
 
     def _restore_folder(self) -> None:
         """Make the run folder again where somebody removed it: the work is worth keeping.

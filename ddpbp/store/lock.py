@@ -15,8 +15,8 @@ from ddpbp.errors import ConfigError, DataError
 from ddpbp.store.files import read_bytes
 
 LOCK = "lock"
-# A job that is started again may meet the end of the one before. The server of a network file system
-# keeps the lock of a host that is lost for a while (NFS 4: 90 s).
+# A job that is started again may meet the end of the one before. The server of a network file
+# system keeps the lock of a host that is lost for a while (NFS 4: 90 s).
 PATIENCE_SECONDS, LEASE_SECONDS = 3.0, 120.0
 RETRY_SECONDS = 0.1
 JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
@@ -67,7 +67,7 @@ class Lock:
         ConfigError
             If another job has it, or the folder cannot be written.
         """
-        if self._holds():
+        if self.holds():
             return []
         self._close()
         began = time.monotonic()
@@ -91,7 +91,7 @@ class Lock:
 
     def release(self) -> None:
         """Release the lock, and remove the folder again if nothing came to lie in it."""
-        if self._holds():
+        if self.holds():
             with suppress(OSError):
                 self._path.unlink()
         self._close()
@@ -110,7 +110,7 @@ class Lock:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._made += reversed(missing)
 
-    def _holds(self) -> bool:
+    def holds(self) -> bool:
         """Return whether the file that was locked is still the one with its name."""
         if self._file is None:
             return False
@@ -124,7 +124,7 @@ class Lock:
         self._file = os.open(self._path, flags, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = self._holds()  # or its owner removed it just now
+            free = self.holds()  # or its owner removed it just now
         except BlockingIOError:
             free = False
         except OSError as error:

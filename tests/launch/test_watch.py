@@ -110,7 +110,8 @@ def test_a_rank_gets_the_pipe_and_its_lines_arrive(tmp_path):
 def test_a_stopped_job_is_killed_whole(capfd):
     # As MPICH does: what starts the ranks is in a session of its own, and all of it is stopped.
     words = [sys.executable, "-IS", rank.__file__, "--job", "some-job", "--", "sleep", "60"]
-    script = f"echo @0 start h1 1; echo @0 pulse here; setsid {' '.join(words)} & sleep 2; kill -STOP $! $$"
+    script = "echo @0 start h1 1; echo @0 pulse here; "
+    script += f"setsid {' '.join(words)} & sleep 2; kill -STOP $! $$"
     job = Job(
         ["sh", "-c", script], {}, 1, Output("all", None, colour=False), name="some-job",
         meet_seconds=3,
