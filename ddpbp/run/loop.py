@@ -160,8 +160,7 @@ class Run:
 
     def _learn(self, epochs: int, *, fast: bool) -> dict[str, Any]:
         n, p = len(self.dataset.train), self.progress
-        before = p.epoch * n + p.position
-        self.report.begin(epochs, n, before)
+        self.report.begin(epochs, n, before := p.epoch * n + p.position)
         for callback in self.callbacks:
             callback.begin(self)
         self.requests.begin()
@@ -256,9 +255,7 @@ class Run:
             self._warn_of_failed_write()
             try:
                 self._restore_folder()
-            except DdpbpError as error:
-                self.writer.failure = error
-            except OSError as error:
+            except (DdpbpError, OSError) as error:
                 self.writer.failure = DdpbpError(f"{self.folder} cannot be written: {error}")
             else:
                 state = self._state(callbacks, score)
@@ -293,8 +290,7 @@ class Run:
 
     def _own_folder(self) -> Path | None:
         """Return the run folder, unless another job has taken it."""
-        taken = self.world.rank == 0 and self.lock is not None and not self.lock.holds()
-        return None if taken else self.folder
+        return None if self.lock and not self.lock.holds() else self.folder
 
     def _restore_folder(self) -> None:
         """Make the run folder again where somebody removed it: the work is worth keeping.
