@@ -183,8 +183,8 @@ def _ranks(launcher: int) -> list[int]:
     while new := {pid for pid, parent in parents.items() if parent in below} - below:
         below |= new
     for pid in below:
-        words = Path(f"/proc/{parents[pid]}/cmdline").read_bytes()
-        if b"rank.py\0" in words and parents[pid] in below:
+        words = Path(f"/proc/{parents[pid]}/cmdline").read_bytes().split(b"\0")
+        if words[2:] and words[2].endswith(b"rank.py") and parents[pid] in below:
             ranks.append(pid)
     assert len(ranks) == 2
     return ranks
