@@ -16,6 +16,7 @@ from ddpbp.comm.simulated import simulate
 from ddpbp.comm.world import World
 from ddpbp.errors import DdpbpError
 
+MESSAGE_CHARACTERS = 1_900  # the names of a file's columns may be of any length
 # A message needs this long to pass through the launcher, which ends all ranks with the first one.
 MESSAGE_SECONDS = 0.5
 
@@ -27,8 +28,11 @@ def is_first() -> bool:
 
 
 def complain(message: object) -> None:
-    """Print one message on standard error."""
-    _print_error(f"ddpbp: {printable(str(message))}\n")
+    """Print one message on standard error, of a very long one the beginning and the end."""
+    text = printable(str(message))
+    if len(text) > MESSAGE_CHARACTERS:
+        text = f"{text[: MESSAGE_CHARACTERS // 2]} ... {text[-MESSAGE_CHARACTERS // 2 :]}"
+    _print_error(f"ddpbp: {text}\n")
 
 
 def print_notes(world: World, notes: Iterable[str]) -> None:
