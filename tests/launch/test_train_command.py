@@ -17,7 +17,7 @@ def test_a_restart_of_a_run_from_a_named_checkpoint_goes_on_from_its_own(tmp_pat
     line = ["train", "--resume", "other/run", f"output={tmp_path}"]
     assert train_command.restarted([sys.executable], line) == line
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "latest").touch()
+    (tmp_path / "checkpoints" / "step-00000001").mkdir()
     assert train_command.restarted([sys.executable], line) == [
         "train",
         "--resume",
