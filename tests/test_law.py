@@ -198,7 +198,9 @@ def test_random_configurations_give_the_numbers_of_one_process():
     """The short form of tests/faults/law.py."""
     with law.batch("short", 4) as batch:
         batch.compute(law.Way(ranks=3, hosts="0,1,0"))
-        batch.disturb(2)
+        for _ in range(5):  # where a start takes long, a strike may come after the end
+            if not batch.strikes:
+                batch.disturb(2)
     assert batch.faults == []
     assert batch.compared > 4
     assert batch.strikes.total() > 0
