@@ -7,6 +7,8 @@ all ranks, in order, form the root.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy.typing as npt
@@ -87,6 +89,19 @@ def run_program(size: int, rank: int, world_size: int) -> tuple[list[int], list[
     return fold(((leaf, leaf + 1) for leaf in range(start, stop)), size)
 
 
+def cover(size: int, rank: int, world_size: int) -> list[Span]:
+    """Return the nodes that `rank` forms of its leaves, in a time that is logarithmic in them."""
+    start, stop = deal(size, rank, world_size)
+    nodes = list[Span]()
+    while start < stop:
+        width = start & -start or 1 << (size - 1).bit_length()
+        while min(start + width, size) > stop:
+            width //= 2
+        nodes.append((start, min(start + width, size)))
+        start += width
+    return nodes
+
+
 class Join(NamedTuple):
     """How neighbouring nodes form a larger one: which nodes, the program of `fold`, the result."""
 
@@ -108,9 +123,13 @@ def joins(spans: Sequence[Span], size: int) -> list[Join]:
     return joined
 
 
+@lru_cache(maxsize=16)
 def root_program(size: int, world_size: int) -> tuple[list[int], list[int]]:
-    """Return how many nodes each rank's cover has, and the merges of all of them into the root."""
-    covers = [run_program(size, rank, world_size)[1] for rank in range(world_size)]
-    merges, nodes = fold((span for cover in covers for span in cover), size)
+    """Return how many nodes each rank's cover has, and the merges of all of them into the root.
+
+    Do not change the lists: they are made once.
+    """
+    covers = [cover(size, rank, world_size) for rank in range(world_size)]
+    merges, nodes = fold(chain.from_iterable(covers), size)
     assert nodes == [(0, size)], "the covers of all ranks form the whole tree"
     return [len(cover) for cover in covers], merges

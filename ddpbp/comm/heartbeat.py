@@ -166,7 +166,7 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self._on and kind is None:  # leave together, or the first to go would be missed
-                self._world.all_gather_object(None)
+                self._world.barrier()
         finally:
             if self._on:
                 self._stop()
