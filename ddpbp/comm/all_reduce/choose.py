@@ -19,7 +19,7 @@ from ddpbp.comm.all_reduce.shared import SharedSlices, SharedSmall
 from ddpbp.comm.world import World
 
 SMALL_BYTES = 65_536  # up to this size it is faster that every rank adds all nodes, ...
-MOST_SMALL_BYTES = 2**22  # ... unless they are so many that all of them are more than this
+MOST_SMALL_BYTES = 2**20  # ... unless they are so many that all of them are more than this
 
 
 def is_small(payload: Payload, world_size: int) -> bool:
