@@ -55,6 +55,14 @@ def test_the_definition_itself(size):
     )
 
 
+def test_cover_is_what_a_rank_forms_of_its_leaves():
+    for size in SIZES:
+        for ranks in (1, 2, 3, 5, 8, 50):
+            for rank in range(ranks):
+                _, formed = tree.run_program(size, rank, ranks)
+                assert tree.cover(size, rank, ranks) == formed
+
+
 def test_fold_forms_the_sum_of_the_definition():
     for size in SIZES:
         merges, nodes = tree.fold(leaves(0, size), size)
