@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -99,8 +100,8 @@ def test_a_plan_is_of_what_simulated_ranks_own_and_send(ranks, length, monkeypat
 
 
 def test_ranks_beyond_the_files_that_may_be_open_are_named_at_once(monkeypatch):
-    monkeypatch.setattr(handshake.resource, "getrlimit", lambda _: (400, 400))
-    monkeypatch.setattr(handshake.resource, "setrlimit", lambda *_: None)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (400, 400))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     assert handshake._allow_files(100) == 100
     callers = handshake._allow_files(1_000)
     assert 1 < callers < 400 - handshake.GUESTS

@@ -51,14 +51,15 @@ def _sent_bytes(payload: Payload, shape: Shape) -> float:
     if shape.hosts == 1:
         return 0.0
     held, others = _covers(payload, shape), shape.hosts - 1
+    to_all = max(map(len, held)) * others * shape.ranks_per_host  # nodes, times who receives them
     if is_small(payload, shape.ranks):
-        p = shape.ranks_per_host
-        return float(max(map(len, held)) * payload.row_bytes * others * p)
+        return float(to_all * payload.row_bytes)
     (size,) = payload.leaf_counts
     joined = [len(tree.joins(spans, size)) for spans in held]
     item = 2 if payload.wire != "none" else payload.dtype.itemsize
     vectors = max(max(joined), (sum(joined) - min(joined)) / others) + 1  # sums, and the root
-    return payload.length * item * vectors * others / shape.hosts
+    tails = to_all * 8 * (payload.statistics + 2)
+    return payload.length * item * vectors * others / shape.hosts + tails
 
 
 def travel_seconds(machine: Machine, payload: Payload, shape: Shape, compute: Compute) -> float:
