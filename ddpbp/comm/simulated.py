@@ -18,7 +18,9 @@ class _Hub:
         self.world_size = world_size
         self.failed = False
         # One for each rank, so that passing the turn wakes one thread and not all.
-        self._turns = [threading.Semaphore(0) for _ in range(world_size)]
+        self._turns = [threading.Lock() for _ in range(world_size)]
+        for turn in self._turns:
+            turn.acquire()
         # Used in turn, because other ranks may still read the round before.
         self._rounds: tuple[list[Any], list[Any]] = ([None] * world_size, [None] * world_size)
 
@@ -33,7 +35,8 @@ class _Hub:
     def fail(self) -> None:
         self.failed = True
         for turn in self._turns:
-            turn.release()
+            if turn.locked():
+                turn.release()
 
     def exchange(self, rank: int, count: int, value: Any) -> list[Any]:
         """Return the values of all ranks; the list is valid until the next exchange."""

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from tests.benchmarks.compare import THREADS, shape, torch_model
 
+CHILDREN = resource.RUSAGE_CHILDREN
 LARGE, DIGITS = "784-2500-2000-1500-1000-500-10@256", "64-64-10@64"
 
 
@@ -70,17 +72,19 @@ def many(ranks: int, folder: Path, *, simulated: bool) -> list[list[str]]:
 
 
 def scale(counts: Sequence[int], *, simulated: bool) -> None:
-    """Print a line for each number of ranks: the first step, peak memory, both also by rank."""
+    """Print for each number of ranks: when the first step ends, processor time, peak memory."""
     for ranks in counts:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "metrics.jsonl"
+            file, before = Path(folder) / "metrics.jsonl", resource.getrusage(CHILDREN)
             seconds = first_step_seconds(many(ranks, Path(folder), simulated=simulated), file)
+            after = resource.getrusage(CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         with tempfile.TemporaryDirectory() as folder:
             peak = peak_bytes(many(ranks, Path(folder), simulated=simulated)) / 2**20
         print(
             f"{ranks:>6,} {'simulated' if simulated else 'under mpirun'}: first step after "
-            f"{seconds:6.2f} s ({seconds / ranks * 1e3:5.1f} ms a rank), peak {peak:6,.0f} MiB "
-            f"({peak / ranks:5.2f} a rank)",
+            f"{seconds:6.2f} s, {used:6.2f} of a processor ({used / ranks * 1e3:5.1f} ms a rank), "
+            f"peak {peak:6,.0f} MiB ({peak / ranks:5.2f} a rank)",
             flush=True,
         )
 
