@@ -114,7 +114,7 @@ def theirs(net: str, folder: Path, steps: int) -> list[list[str]]:
 
 
 def run(commands: Sequence[Sequence[str]], watch: Callable[[list[int]], bool]) -> None:
-    """Start the commands and call `watch` with all their processes until it is content."""
+    """Start the commands and call `watch` with their processes until it is content."""
     jobs = [
         subprocess.Popen(
             line, env=os.environ | THREADS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -122,7 +122,7 @@ def run(commands: Sequence[Sequence[str]], watch: Callable[[list[int]], bool]) -
         for line in commands
     ]
     try:
-        while watch([pid for job in jobs for pid in family(job.pid)]):
+        while watch([job.pid for job in jobs]):
             if all(job.poll() is not None for job in jobs):
                 break
     finally:
@@ -148,7 +148,7 @@ def peak_bytes(commands: Sequence[Sequence[str]]) -> int:
     def watch(processes: list[int]) -> bool:
         nonlocal peak
         total = 0
-        for pid in processes:
+        for pid in [member for process in processes for member in family(process)]:
             with contextlib.suppress(OSError):
                 if "python" in os.readlink(f"/proc/{pid}/exe"):  # noqa: PTH115
                     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
