@@ -92,14 +92,14 @@ def scale(counts: Sequence[int], *, simulated: bool) -> None:
 def files() -> None:
     """Print how often one of two ranks names or opens a file that may lie on a shared disk."""
     with tempfile.TemporaryDirectory() as folder:
-        trace = ["strace", "-y", "-ff", "-o", f"{folder}/trace", "-e", "trace=%file,fstat"]
+        trace = ["strace", "-ff", "-o", f"{folder}/trace", "-e", "trace=%file"]
         (line,) = many(2, Path(folder) / "run", simulated=False)
         place = line.index(sys.executable)
         subprocess.run([*line[:place], *trace, *line[place:]], check=True, capture_output=True)
         text = max(Path(folder).glob("trace.*"), key=lambda path: path.stat().st_size).read_text()
     calls: Counter[str] = Counter()
     for call in text.splitlines():
-        named = re.match(r"(\w+)\(.*?[\"<](/[^\">]*)", call)
+        named = re.match(r'(\w+)\([^"]*"(/[^"]*)', call)
         if named and not re.match("/(sys|proc|dev|etc|lib|usr/lib|run)/", named[2]):
             calls["named, not found" if "ENOENT" in call else named[1]] += 1
     print(f"a rank, from its start to its end: {calls.total():,} calls: {dict(calls)}")
