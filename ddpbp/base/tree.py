@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 Value = TypeVar("Value", float, npt.NDArray[Any])
@@ -75,6 +76,28 @@ def accumulate(
             if rounded:
                 rounded(stack[-1])
     return stack
+
+
+def rounds(merges: Sequence[int]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Arrange the additions of a program of `fold` in rounds of additions that are independent.
+
+    Returns
+    -------
+    list of (left, right)
+        Numbers of nodes: in each round, `nodes[left] += nodes[right]`. At last node 0 is the sum.
+    """
+    pairs, stack = list[list[tuple[int, int]]](), list[tuple[int, int]]()  # node, round it is ready
+    for node, count in enumerate(merges):
+        stack.append((node, 0))
+        for _ in range(count):
+            right, right_ready = stack.pop()
+            left, left_ready = stack.pop()
+            ready = max(left_ready, right_ready)
+            pairs += [[] for _ in range(ready + 1 - len(pairs))]
+            pairs[ready].append((left, right))
+            stack.append((left, ready + 1))
+    columns = (np.array(pair, np.intp).T for pair in pairs)
+    return [(left, right) for left, right in columns]
 
 
 def _siblings(left: Span, right: Span, size: int) -> bool:
