@@ -2,11 +2,15 @@
 
 import sys
 
-from ddpbp.cli.main import run
-
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
+    # Last: or each module of Python and NumPy would be looked for in the folder of the run first,
+    # by every rank; and a token.py there would be taken for Python's.
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))
+    from ddpbp.cli.main import run
+
     sys.exit(run(sys.argv[1:]))
 
 

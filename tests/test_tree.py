@@ -55,6 +55,24 @@ def test_the_definition_itself(size):
     )
 
 
+def test_cover_is_what_a_rank_forms_of_its_leaves():
+    for size in SIZES:
+        for ranks in (1, 2, 3, 5, 8, 50):
+            for rank in range(ranks):
+                _, formed = tree.run_program(size, rank, ranks)
+                assert tree.cover(size, rank, ranks) == formed
+
+
+def test_rounds_add_what_the_program_adds():
+    for size in SIZES:
+        for ranks in (1, 2, 3, 8):
+            covers = [tree.cover(size, rank, ranks) for rank in range(ranks)]
+            nodes = np.array([by_definition(*node) for cover in covers for node in cover], object)
+            for left, right in tree.rounds(tree.root_program(size, ranks)[1]):
+                nodes[left] = "(" + nodes[left] + "+" + nodes[right] + ")"
+            assert nodes[0] == by_definition(0, size)
+
+
 def test_fold_forms_the_sum_of_the_definition():
     for size in SIZES:
         merges, nodes = tree.fold(leaves(0, size), size)

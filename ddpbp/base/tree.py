@@ -7,8 +7,11 @@ all ranks, in order, form the root.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 Value = TypeVar("Value", float, npt.NDArray[Any])
@@ -75,6 +78,28 @@ def accumulate(
     return stack
 
 
+def rounds(merges: Sequence[int]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Arrange the additions of a program of `fold` in rounds of additions that are independent.
+
+    Returns
+    -------
+    list of (left, right)
+        Numbers of nodes: in each round, `nodes[left] += nodes[right]`. At last node 0 is the sum.
+    """
+    pairs, stack = list[list[tuple[int, int]]](), list[tuple[int, int]]()  # node, round it is ready
+    for node, count in enumerate(merges):
+        stack.append((node, 0))
+        for _ in range(count):
+            right, right_ready = stack.pop()
+            left, left_ready = stack.pop()
+            ready = max(left_ready, right_ready)
+            pairs += [[] for _ in range(ready + 1 - len(pairs))]
+            pairs[ready].append((left, right))
+            stack.append((left, ready + 1))
+    columns = (np.array(pair, np.intp).T for pair in pairs)
+    return [(left, right) for left, right in columns]
+
+
 def _siblings(left: Span, right: Span, size: int) -> bool:
     width = left[1] - left[0]
     full = width & (width - 1) == 0 and left[0] % (2 * width) == 0
@@ -85,6 +110,19 @@ def run_program(size: int, rank: int, world_size: int) -> tuple[list[int], list[
     """Return the merges and the cover of the leaves that `rank` owns."""
     start, stop = deal(size, rank, world_size)
     return fold(((leaf, leaf + 1) for leaf in range(start, stop)), size)
+
+
+def cover(size: int, rank: int, world_size: int) -> list[Span]:
+    """Return the nodes that `rank` forms of its leaves, in a time that is logarithmic in them."""
+    start, stop = deal(size, rank, world_size)
+    nodes = list[Span]()
+    while start < stop:
+        width = start & -start or 1 << (size - 1).bit_length()
+        while min(start + width, size) > stop:
+            width //= 2
+        nodes.append((start, min(start + width, size)))
+        start += width
+    return nodes
 
 
 class Join(NamedTuple):
@@ -108,9 +146,13 @@ def joins(spans: Sequence[Span], size: int) -> list[Join]:
     return joined
 
 
+@lru_cache(maxsize=16)
 def root_program(size: int, world_size: int) -> tuple[list[int], list[int]]:
-    """Return how many nodes each rank's cover has, and the merges of all of them into the root."""
-    covers = [run_program(size, rank, world_size)[1] for rank in range(world_size)]
-    merges, nodes = fold((span for cover in covers for span in cover), size)
+    """Return how many nodes each rank's cover has, and the merges of all of them into the root.
+
+    Do not change the lists: they are made once.
+    """
+    covers = [cover(size, rank, world_size) for rank in range(world_size)]
+    merges, nodes = fold(chain.from_iterable(covers), size)
     assert nodes == [(0, size)], "the covers of all ranks form the whole tree"
     return [len(cover) for cover in covers], merges

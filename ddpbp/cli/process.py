@@ -12,7 +12,6 @@ from typing import TextIO
 
 from ddpbp.base.spelling import printable
 from ddpbp.comm.join import join, launched
-from ddpbp.comm.simulated import simulate
 from ddpbp.comm.world import World
 from ddpbp.errors import DdpbpError
 
@@ -90,6 +89,8 @@ def on_all_ranks(
             return code
 
     if simulate_ranks:
+        from ddpbp.comm.simulated import simulate
+
         return simulate(simulate_ranks, guarded)
     return guarded(join(mpi=mpi))
 

@@ -1,5 +1,6 @@
 """Check that all ranks hold the same bits: hashes are compared, a difference stops the run."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,15 +30,21 @@ def require_equal(world: World, what: str, value: str, advice: str) -> None:
     OutOfStep
         On every rank: names the ranks and hosts that differ from the most common value.
     """
-    everyone = world.all_gather_object((value, world.host))
-    values = [v for v, _ in everyone]
-    if len(set(values)) == 1:
-        return
-    usual = max(values, key=values.count)
+    if difference := world.decide((value, world.host), _difference):
+        raise OutOfStep(f"{what}: {difference}; {advice}")
+
+
+def _difference(everyone: list[tuple[str, str]]) -> str:
+    """Describe whose value is not the most common one; return "" if all are equal."""
+    [(usual, count)] = Counter(value for value, _ in everyone).most_common(1)
+    if count == len(everyone):
+        return ""
     others = [
-        f"rank {rank} on {host} ({v[:12]})" for rank, (v, host) in enumerate(everyone) if v != usual
+        f"rank {rank} on {host} ({value[:12]})"
+        for rank, (value, host) in enumerate(everyone)
+        if value != usual
     ]
-    raise OutOfStep(f"{what}: {', '.join(others)} differ from the rest ({usual[:12]}); {advice}")
+    return f"{', '.join(others)} differ from the rest ({usual[:12]})"
 
 
 def require_in_step(world: World, step: int, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

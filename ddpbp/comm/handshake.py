@@ -22,6 +22,7 @@ from ddpbp.comm.world import World
 CONNECT_SECONDS = 10.0  # for all of it
 HELLO_SECONDS = 2.0  # a connection that has not proven itself by then is dropped, ...
 GUESTS = 128  # ... and so is the oldest, where there are more than these and the ranks
+NAMED = 8  # ranks in a note
 BACKLOG = 1024  # connections that the system holds until they are accepted
 
 LOOPBACK = "127.0.0.1"
@@ -34,54 +35,89 @@ Connections = dict[int, socket.socket]
 Address = tuple[str, int]
 
 
-def connect(world: World) -> tuple[Connections, list[str], list[str]]:
+class _Invitation(NamedTuple):
+    """What rank 0 sends to all ranks."""
+
+    addresses: list[Address]
+    secret: bytes
+    callers: int  # only ranks below this may connect
+    host: str
+
+
+def connect(world: World) -> tuple[Connections, dict[int, str], list[str]]:
     """Connect every process to rank 0; all processes call this.
 
     Returns
     -------
     connections : dict of int to socket
         By rank: on rank 0 those to all others, elsewhere that to rank 0; without those that failed.
-    hosts : list of str
-        The host of each rank.
+    hosts : dict of int to str
+        The host of each of these ranks.
     notes : list of str
-        To be printed once.
+        To be printed once, by rank 0.
     """
     own = _addresses()
-    every = world.all_gather_object(own) if world.host_count > 1 else []
+    every = (world.gather_object(own) if world.host_count > 1 else None) or []
     connections: Connections = {}
     if world.rank == 0:
-        _allow_files(world.world_size)
+        callers = _allow_files(world.world_size)
         with contextlib.ExitStack() as stack:
             servers = []
             for address in _reached(own, {address for other in every for address in other}):
                 with contextlib.suppress(OSError):  # the note below reports it
                     server = socket.create_server((address, 0), backlog=BACKLOG)
                     servers.append(stack.enter_context(server))
-            secret = os.urandom(32)
-            world.broadcast(([server.getsockname() for server in servers], secret))
-            connections = _Door(world.world_size, secret).admit(servers)
+            addresses, secret = [server.getsockname() for server in servers], os.urandom(32)
+            invitation = world.broadcast(_Invitation(addresses, secret, callers, world.host))
+            connections = _Door(callers, secret).admit(servers)
     else:
-        addresses, secret = world.broadcast(None)
-        if connection := _call(addresses, secret, world.rank):
+        invitation = world.broadcast(None)
+        if world.rank < invitation.callers and (connection := _call(invitation, world.rank)):
             connections[0] = connection
-    ranks = world.all_gather_object((world.host, world.rank == 0 or bool(connections)))
-    hosts = [host for host, _ in ranks]
-    missing = [rank for rank, (_, connected) in enumerate(ranks) if not connected]
+    ranks = world.gather_object((world.host, bool(connections)))
+    if ranks is None:
+        return connections, {0: invitation.host}, []
+    hosts = {rank: host for rank, (host, _) in enumerate(ranks)}
+    missing = [rank for rank, (_, connected) in enumerate(ranks) if rank and not connected]
     for rank in missing:  # rank 0 may have admitted one that had just given up
         if half := connections.pop(rank, None):
             half.close()
-    if not missing:
-        return connections, hosts, []
-    named = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in missing)
-    return connections, hosts, [f"{named} cannot reach rank 0 by TCP: a stall there goes unnoticed"]
+    return connections, hosts, _notes(missing, hosts, invitation.callers)
 
 
-def _allow_files(count: int) -> None:
-    """Raise the limit of open files where `count` connections would come near it."""
+def _notes(missing: list[int], hosts: dict[int, str], callers: int) -> list[str]:
+    """Return what to print of the ranks that are not connected."""
+    notes = []
+    if failed := [f"rank {rank} on {hosts[rank]}" for rank in missing if rank < callers]:
+        more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+        named = ", ".join(failed[:NAMED]) + more
+        notes.append(f"{named} cannot reach rank 0 by TCP: a stall there goes unnoticed")
+    if callers < len(hosts):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        notes.append(
+            f"a stall of ranks {callers} to {len(hosts) - 1} goes unnoticed: rank 0 may open only "
+            f"{limit:,} files; raise the hard limit on its host (ulimit -Hn)"
+        )
+    return notes
+
+
+def _allow_files(count: int) -> int:
+    """Raise the limit of open files where `count` connections would come near it.
+
+    Returns
+    -------
+    int
+        How many of `count` ranks can be connected; fewer only if the hard limit is too low.
+    """
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < 2 * count + 2 * GUESTS:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return count
+    open_ = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    return min(count, max(1, limit - open_ - GUESTS))
 
 
 def _proof(secret: bytes, *about: bytes) -> bytes:
@@ -100,10 +136,10 @@ class _Guest(NamedTuple):
 
 
 class _Door:
-    """Admits the ranks, all at the same time: nobody has to wait for a guest that is slow."""
+    """Admits the ranks 1 to `callers` - 1, all at once: none has to wait for a slow guest."""
 
-    def __init__(self, world_size: int, secret: bytes) -> None:
-        self._world_size, self._secret = world_size, secret
+    def __init__(self, callers: int, secret: bytes) -> None:
+        self._callers, self._secret = callers, secret
         self._guests: dict[socket.socket, _Guest] = {}  # the oldest first
         self._ranks: Connections = {}
 
@@ -114,7 +150,7 @@ class _Door:
             for server in servers:
                 server.setblocking(False)
                 self._selector.register(server, selectors.EVENT_READ, self._welcome)
-            while servers and len(self._ranks) < self._world_size - 1:
+            while servers and len(self._ranks) < self._callers - 1:
                 if (now := time.monotonic()) > end:
                     break
                 for guest in [g for g, state in self._guests.items() if state.end_seconds < now]:
@@ -132,7 +168,7 @@ class _Door:
             guest, _ = server.accept()
         except OSError:  # it is gone already, or there are too many open files
             guest = None
-        if self._guests and (guest is None or len(self._guests) >= GUESTS + self._world_size):
+        if self._guests and (guest is None or len(self._guests) >= GUESTS + self._callers):
             self._drop(next(iter(self._guests)))
         if guest is None:
             return
@@ -171,7 +207,7 @@ class _Door:
         if not hmac.compare_digest(proof, _proof(self._secret, challenge, number, theirs)):
             return None
         (rank,) = RANK.unpack(number)
-        return (rank, _proof(self._secret, theirs)) if 0 < rank < self._world_size else None
+        return (rank, _proof(self._secret, theirs)) if 0 < rank < self._callers else None
 
     def _drop(self, guest: socket.socket) -> None:
         self._selector.unregister(guest)
@@ -182,8 +218,9 @@ class _Door:
 # --- the other ranks -----------------------------------------------------------------------------
 
 
-def _call(addresses: list[Address], secret: bytes, rank: int) -> socket.socket | None:
+def _call(invitation: _Invitation, rank: int) -> socket.socket | None:
     """Return a connection to rank 0, or None if there is none in time."""
+    addresses = invitation.addresses
     end = time.monotonic() + CONNECT_SECONDS
     while addresses:
         for address in addresses:
@@ -192,7 +229,7 @@ def _call(addresses: list[Address], secret: bytes, rank: int) -> socket.socket |
                 return None
             try:
                 until = min(end, now + CONNECT_SECONDS / (2 * len(addresses)))
-                return _introduce(address, secret, rank, until)
+                return _introduce(address, invitation.secret, rank, until)
             except OSError:  # not reachable, dropped in a crowd, or not rank 0
                 time.sleep(0.05)
     return None

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -123,9 +124,10 @@ class MpiWorld(World):
         """Take this rank's place in `comm`; `homes` has a number for the host of each rank."""
         self.comm, self._homes = comm, homes
         self.rank, self.world_size = comm.rank, comm.size
-        home, hosts = homes[comm.rank], sorted(set(homes))
+        home, ranks = homes[comm.rank], Counter(homes)
+        hosts = sorted(ranks)
         self.host_index, self.host_count = hosts.index(home), len(hosts)
-        self.host_sizes = tuple(homes.count(host) for host in hosts)
+        self.host_sizes = tuple(ranks[host] for host in hosts)
         self.local_rank, self.local_size = homes[: comm.rank].count(home), homes.count(home)
         self.lane_count = min(self.host_sizes)
         self.lane = self.local_rank if self.local_rank < self.lane_count else -1
@@ -183,6 +185,11 @@ class MpiWorld(World):
     @_waiting
     def all_gather_object(self, value: Any) -> list[Any]:
         return list(self.comm.allgather(value))
+
+    @_waiting
+    def gather_object(self, value: Any) -> list[Any] | None:
+        every: list[Any] | None = self.comm.gather(value)
+        return every
 
     @_waiting
     def broadcast(self, value: Any, root: int = 0) -> Any:

@@ -60,28 +60,33 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
             os.ftruncate(file, each * world.local_size)
         except OSError as error:
             reason = _reason(world, error, each)
-    names = world.all_gather_object((world.host_index, path if creates else None))
+    paths = world.decide((world.host_index, path) if creates else None, _by_host)
     memory: Array | None = None
     try:
         if not (alone or creates):
-            path = next(own for host, own in names if host == world.host_index and own)
+            path = paths[world.host_index]
             file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             _require_own(file, path, each * world.local_size)
         if file >= 0:
             os.posix_fallocate(file, world.local_rank * each, each)
     except OSError as error:
         reason = reason or _reason(world, error, each)
-    reasons = [r for r in world.all_gather_object(reason) if r]
-    if not reasons:
+    reason = world.decide(reason, lambda reasons: next(filter(None, reasons), ""))
+    if not reason:
         mapped = mmap.mmap(file, each * world.local_size)  # file -1 is private memory
         memory = np.frombuffer(mapped, np.uint8).reshape(world.local_size, each)
         memory = memory[:, :bytes_per_rank]
     if file >= 0:
         os.close(file)
-    world.all_gather_object(None)  # all have mapped it
+    world.barrier()  # all have mapped it
     if creates:
         path.unlink(missing_ok=True)
-    return memory, reasons[0] if reasons else ""
+    return memory, reason
+
+
+def _by_host(created: list[tuple[int, Path] | None]) -> dict[int, Path]:
+    """Return the path of the file of each host that has one."""
+    return dict(filter(None, created))
 
 
 def _require_own(file: int, path: Path, size_bytes: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ddpbp.comm.world import Array, World
 from ddpbp.errors import ConfigError
 
-MAX_RANKS = 256
+MAX_RANKS = 1_024
 
 
 class _Hub:
@@ -17,33 +17,34 @@ class _Hub:
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
         self.failed = False
-        self._turn = 0
-        self._condition = threading.Condition()
+        # One for each rank, so that passing the turn wakes one thread and not all.
+        self._turns = [threading.Lock() for _ in range(world_size)]
+        for turn in self._turns:
+            turn.acquire()
         # Used in turn, because other ranks may still read the round before.
         self._rounds: tuple[list[Any], list[Any]] = ([None] * world_size, [None] * world_size)
 
     def wait_for_turn(self, rank: int) -> None:
-        with self._condition:
-            self._condition.wait_for(lambda: self._turn == rank or self.failed)
+        self._turns[rank].acquire()
         if self.failed:
             raise SystemExit(1)
 
     def pass_turn(self, rank: int) -> None:
-        with self._condition:
-            self._turn = (rank + 1) % self.world_size
-            self._condition.notify_all()
+        self._turns[(rank + 1) % self.world_size].release()
 
     def fail(self) -> None:
-        with self._condition:
-            self.failed = True
-            self._condition.notify_all()
+        self.failed = True
+        for turn in self._turns:
+            if turn.locked():
+                turn.release()
 
     def exchange(self, rank: int, count: int, value: Any) -> list[Any]:
+        """Return the values of all ranks; the list is valid until the next exchange."""
         values = self._rounds[count % 2]
         values[rank] = value
         self.pass_turn(rank)
         self.wait_for_turn(rank)
-        return list(values)
+        return values
 
 
 class SimulatedWorld(World):
@@ -56,17 +57,30 @@ class SimulatedWorld(World):
         self.host_sizes = (hub.world_size,)
         self._hub, self._count = hub, 0
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def _exchange(self, value: Any) -> list[Any]:
         self._count += 1
-        message = pickle.dumps(value)  # as with MPI, no rank receives another's own arrays
-        return [pickle.loads(m) for m in self._hub.exchange(self.rank, self._count, message)]
+        return self._hub.exchange(self.rank, self._count, value)
+
+    # Objects travel pickled: as with MPI, no rank receives another's own arrays.
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return [pickle.loads(m) for m in self._exchange(pickle.dumps(value))]
+
+    def gather_object(self, value: Any) -> list[Any] | None:
+        messages = self._exchange(pickle.dumps(value))
+        return [pickle.loads(m) for m in messages] if self.rank == 0 else None
+
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        message = pickle.dumps(value) if self.rank == root else None
+        return pickle.loads(self._exchange(message)[root])
 
     def all_gather(self, send: Array, receive: Array) -> None:
-        for rank, value in enumerate(self.all_gather_object(send)):
-            receive[rank] = value
+        import numpy as np
+
+        np.concatenate([*self._exchange(send.reshape(-1).copy())], out=receive.reshape(-1))
 
     def all_to_all(self, send: Array, receive: Array) -> None:
-        for rank, value in enumerate(self.all_gather_object(send)):
+        for rank, value in enumerate(self._exchange(send.copy())):
             receive[rank] = value[self.rank]
 
     def abort(self, code: int) -> None:
@@ -83,7 +97,7 @@ def simulate(world_size: int, main: Callable[[World], int]) -> int:
         If it is more ranks than `MAX_RANKS`: each is a thread.
     """
     if world_size > MAX_RANKS:
-        raise ConfigError(f"{world_size} simulated ranks: allowed are 1 to {MAX_RANKS}")
+        raise ConfigError(f"{world_size} simulated ranks: allowed are 1 to {MAX_RANKS:,}")
     hub = _Hub(world_size)
     codes = [1] * world_size
 
@@ -100,6 +114,7 @@ def simulate(world_size: int, main: Callable[[World], int]) -> int:
     others = [threading.Thread(target=run, args=(rank,)) for rank in range(1, world_size)]
     for thread in others:
         thread.start()
+    hub.pass_turn(world_size - 1)
     try:
         run(0)
     finally:

@@ -108,6 +108,20 @@ class ThreadWorld(World):
         gathered = self._by_thread_0(self._exchange(message), self._outer.all_gather_object)
         return [pickle.loads(m) for process in gathered for m in process]
 
+    def gather_object(self, value: Any) -> list[Any] | None:
+        message = pickle.dumps(value)
+        gathered = self._by_thread_0(self._exchange(message), self._outer.gather_object)
+        return [pickle.loads(m) for process in gathered for m in process] if not self.rank else None
+
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        process, thread = divmod(root, self._size)
+
+        def call(messages: list[Any]) -> Any:
+            return self._outer.broadcast(messages[thread], process)
+
+        message = pickle.dumps(value) if self.rank == root else None
+        return pickle.loads(self._by_thread_0(self._exchange(message), call))
+
     def all_gather(self, send: Array, receive: Array) -> None:
         def call(values: list[Any]) -> Array:
             mine = np.stack(values)
@@ -181,6 +195,12 @@ def run(world: World, size: int, main: Callable[[World], Result]) -> Result:
 
 def cores(world: World) -> int:
     """Return the number of cores for each process of this host, whether bound to them or not."""
-    allowed = world.all_gather_object((world.host_index, os.sched_getaffinity(0)))
-    together = set().union(*(cores for host, cores in allowed if host == world.host_index))
-    return len(together) // world.local_size
+
+    def by_host(allowed: list[tuple[int, set[int]]]) -> list[int]:
+        together = [set[int]() for _ in range(world.host_count)]
+        for host, mine in allowed:
+            together[host] |= mine
+        return [len(cores) for cores in together]
+
+    counts = world.decide((world.host_index, os.sched_getaffinity(0)), by_host)
+    return counts[world.host_index] // world.local_size

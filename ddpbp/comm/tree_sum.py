@@ -1,6 +1,7 @@
 """The sum of small vectors over all leaves, such as losses and metrics."""
 
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ def tree_sum(
 ) -> npt.NDArray[np.float64]:
     """Sum a small vector over all leaves; each rank computes those of its own leaves.
 
-    All ranks receive all nodes and add them along the tree.
+    Rank 0 receives all nodes and adds them along the tree.
 
     Parameters
     ----------
@@ -32,9 +33,10 @@ def tree_sum(
     start, stop = tree.deal(size, world.rank, world.world_size)
     merges, _ = tree.run_program(size, world.rank, world.world_size)
     nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges)
-    gathered: list[npt.NDArray[np.float64]] = [
-        node for rank in world.all_gather_object(nodes) for node in rank
-    ]
-    _, root_merges = tree.root_program(size, world.world_size)
-    (root,) = tree.accumulate(gathered, root_merges)
-    return root
+
+    def root(every: list[list[npt.NDArray[np.float64]]]) -> npt.NDArray[np.float64]:
+        _, merges = tree.root_program(size, world.world_size)
+        (total,) = tree.accumulate(chain.from_iterable(every), merges)
+        return total
+
+    return world.decide(nodes, root)

@@ -121,9 +121,33 @@ class World:
         """Return every rank's small object, in rank order."""
         return [value]
 
+    def gather_object(self, value: Any) -> list[Any] | None:
+        """Return every rank's small object on rank 0, in rank order; None on the others."""
+        return [value]
+
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """Return the small object of rank `root`."""
-        return self.all_gather_object(value if self.rank == root else None)[root]
+        return value
+
+    def decide(self, value: Any, verdict: Callable[[list[Any]], Result]) -> Result:
+        """Return, on all ranks, what rank 0 concludes from every rank's small object.
+
+        What a rank sends and receives does not grow with the number of ranks, as it does with
+        `all_gather_object`.
+
+        Parameters
+        ----------
+        value : Any
+        verdict : callable
+            Called on rank 0, with the objects in rank order. It must not raise.
+        """
+        every = self.gather_object(value)
+        result: Result = self.broadcast(None if every is None else verdict(every))
+        return result
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.decide(None, lambda _: None)
 
     def settle(self, *, whole: bool) -> bool:
         """Agree with all ranks on how a piece of work ended. Every rank calls this, in any case.
@@ -167,10 +191,21 @@ class World:
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             fault = (DdpbpError, f"{error.strerror}{where}")
-        for rank, (host, raised) in enumerate(self.all_gather_object((self.host, fault))):
-            if raised is not None:
-                kind, message = raised
-                raise kind(message if rank == 0 else f"rank {rank} on {host}: {message}")
+        first = self.decide(fault and (self.host, *fault), _first_fault)
+        if first is not None:
+            kind, message = first
+            raise kind(message)
+
+
+def _first_fault(
+    faults: list[tuple[str, type[DdpbpError], str] | None],
+) -> tuple[type[DdpbpError], str] | None:
+    """Return the first fault in rank order, its message naming the rank unless that is rank 0."""
+    for rank, fault in enumerate(faults):
+        if fault:
+            host, kind, message = fault
+            return kind, message if rank == 0 else f"rank {rank} on {host}: {message}"
+    return None
 
 
 def outlive(world: World, main: Callable[[World], Result]) -> Result:

@@ -43,5 +43,5 @@ def choose_threads(config: Config, parameters: int, world: World) -> int:
         return config.threads
     big = 6 * parameters * config.leaf_size >= THREAD_FLOPS
     mine = min(threads.cores(world), leaves) if big else 1
-    fewest: int = min(world.all_gather_object(max(1, mine)))
+    fewest: int = world.decide(max(1, mine), min)
     return fewest

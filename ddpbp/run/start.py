@@ -72,14 +72,10 @@ class Start:
         if self.checkpoint:
             state = self.checkpoint.state
             mine = state.progress.epoch, state.step, state.theta_sha256
-        places = world.all_gather_object(mine)
-        farthest = max((place[:2] for place in places if place), default=None)
-        hashes = {
-            place[2]: rank for rank, place in enumerate(places) if place and place[:2] == farthest
-        }
-        if len(hashes) > 1:
-            raise OutOfStep(f"ranks {sorted(hashes.values())} differ in the weights they hold")
-        root = max(hashes.values(), default=0)
+        roots = world.decide(mine, _foremost)
+        if len(roots) > 1:
+            raise OutOfStep(f"ranks {roots} differ in the weights they hold")
+        (root,) = roots
         checkpoint = self.checkpoint and self.checkpoint._replace(vectors={})
         return root, world.broadcast(Start(checkpoint, records=self.records), root)
 
@@ -141,6 +137,15 @@ class Start:
                 f"the canary has the hash {canary[:12]}, not {state.canary_sha256[:12]} "
                 f"({'; '.join(changed) or 'same versions, kernel and CPU features'})"
             )
+
+
+def _foremost(places: list[tuple[int, int, str] | None]) -> list[int]:
+    """Return the last rank of the farthest, for each value of the weights that these hold."""
+    farthest = max((place[:2] for place in places if place), default=None)
+    hashes = {
+        place[2]: rank for rank, place in enumerate(places) if place and place[:2] == farthest
+    }
+    return sorted(hashes.values()) or [0]
 
 
 def find_start(

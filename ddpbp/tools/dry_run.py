@@ -1,6 +1,7 @@
 """Describe a run without training: data, network, memory, leaves and their balance, steps."""
 
 import resource
+from pathlib import Path
 
 from ddpbp.base import tree
 from ddpbp.comm.world import World
@@ -85,6 +86,14 @@ def rank_bytes(config: Config, dataset: Dataset, network: Network, ranks: int) -
         "activations": 3 * sum(network.sizes) * rows * item,
         "data": sum(part.x.nbytes + part.y.nbytes for part in held),
     }
+
+
+def process_bytes() -> tuple[int, int]:
+    """Return the memory that this process holds alone, and what it shares with others."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    held = {name: int(value.split()[0]) * 1024 for name, value in (x.split(":") for x in lines)}
+    private = held["Private_Clean"] + held["Private_Dirty"]
+    return private, held["Rss"] - private
 
 
 def peak_bytes() -> int:

@@ -18,7 +18,14 @@ from ddpbp.comm.all_reduce.reducer import Local, Payload, Reducer
 from ddpbp.comm.all_reduce.shared import SharedSlices, SharedSmall
 from ddpbp.comm.world import World
 
-SMALL_BYTES = 65_536  # up to this size it is faster that every rank adds all nodes
+SMALL_BYTES = 65_536  # up to this size it is faster that every rank adds all nodes, ...
+MOST_SMALL_BYTES = 2**20  # ... unless they are so many that all of them are more than this
+
+
+def is_small(payload: Payload, world_size: int) -> bool:
+    """Return whether every rank receives and adds all nodes, instead of a slice of each."""
+    size = payload.grad_bytes
+    return size <= SMALL_BYTES and size * world_size <= MOST_SMALL_BYTES
 
 
 def make_reducer(
@@ -35,7 +42,7 @@ def make_reducer(
     """
     if world.world_size == 1:
         return Local(world, payload)
-    small = payload.grad_bytes <= SMALL_BYTES
+    small = is_small(payload, world.world_size)
     one_host = world.host_count == 1
     if world.shares_memory and (one_host or not small):
         kind = Bucketed if not one_host else SharedSmall if small else SharedSlices

@@ -44,6 +44,11 @@ class Tails:
         rows, statistics = reducer.node_statistics.shape
         self._mine = np.zeros((rows, statistics + 2))
         self._all = np.zeros((reducer.world.world_size, *self._mine.shape))
+        numbers = np.arange(self._all.shape[0] * rows).reshape(-1, rows)  # of the rows of all ranks
+        self._sums = {
+            n: (np.array(reducer.in_order(numbers, n)), tree.rounds(merges))
+            for n, (_, merges) in reducer.programs.items()
+        }
 
     def exchange(self, leaf_count: int, signal: int, *, finite: bool) -> tuple[Array, bool, int]:
         """Return the sum of the statistics, whether all is finite, and the greatest signal."""
@@ -51,11 +56,12 @@ class Tails:
         self._mine[:, :-2] = reducer.node_statistics
         self._mine[0, -2:] = signal, finite
         reducer.world.all_gather(self._mine, self._all)
-        (total,) = tree.accumulate(
-            reducer.in_order(self._all[..., :-2], leaf_count), reducer.programs[leaf_count][1]
-        )
+        order, rounds = self._sums[leaf_count]
+        nodes = self._all.reshape(-1, self._all.shape[-1])[order, :-2]
+        for left, right in rounds:
+            nodes[left] += nodes[right]
         signals, finites = self._all[:, 0, -2:].T
-        return total, bool(finites.all()), int(signals.max())
+        return nodes[0], bool(finites.all()), int(signals.max())
 
 
 class Sliced(Reducer):

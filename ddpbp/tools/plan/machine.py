@@ -35,6 +35,11 @@ class Compute(NamedTuple):
         rest = (self.local * factor, self.update * factor)
         return Compute(self.before * factor, self.backward * factor, complete, *rest)
 
+    def with_leaves(self, factor: float) -> "Compute":
+        """Return the step of a rank with `factor` times the leaves: only the update stays."""
+        longer = self.slower(factor)
+        return longer._replace(local=self.local, update=self.update)
+
     @property
     def seconds(self) -> float:
         """All of it but `local`."""

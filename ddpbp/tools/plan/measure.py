@@ -15,7 +15,7 @@ import numpy as np
 from ddpbp.base import tree
 from ddpbp.base.blocks import BLOCK, blocks
 from ddpbp.base.phases import Pulse
-from ddpbp.comm.all_reduce.choose import SMALL_BYTES, make_reducer
+from ddpbp.comm.all_reduce.choose import is_small, make_reducer
 from ddpbp.comm.all_reduce.reducer import Payload, is_finite
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
@@ -26,6 +26,7 @@ from ddpbp.tools.plan.machine import Compute, Machine, Shape
 from ddpbp.tools.plan.predict import CALL_SECONDS, gather_seconds, meet_seconds, travel_seconds
 
 MEASURE_SECONDS = 0.3  # for one number of leaves
+MOST_LEAVES = 64  # of a measured rank; with more it takes longer in proportion
 REPEATS = 5
 VECTOR_BYTES = 16_000_000  # more than a cache holds
 
@@ -53,7 +54,7 @@ def measure_compute(config: Config, dataset: Dataset, leaves: int, world: World)
     first = run_steps(trainer, timer, 3)["step"]
     steps = world.broadcast(max(2, int(MEASURE_SECONDS / REPEATS / first)))
     timer.marks.clear()
-    world.all_gather_object(None)
+    world.barrier()
     runs = [run_steps(trainer, timer, steps) for _ in range(REPEATS)]
     median = {phase: statistics.median(one[phase] for one in runs) for phase in runs[0]}
     every = world.all_gather_object([one["step"] for one in runs])
@@ -75,12 +76,16 @@ def measure_machine(
     """Measure everything, for ranks that own each of these numbers of leaves."""
     payload = payload_of(config, dataset)
     alone, together = {}, {}
-    for count in leaves:
+    for count in sorted({min(count, MOST_LEAVES) for count in leaves}, reverse=True):
         together[count] = measure_compute(config, dataset, count, world)
         if world.rank == 0:
             alone[count] = measure_compute(config, dataset, count, World())
         _sleep_until_all_are_here(world)
     alone = world.broadcast(alone)
+    for count in leaves:
+        if count > MOST_LEAVES:
+            for measured in (alone, together):
+                measured[count] = measured[MOST_LEAVES].with_leaves(count / MOST_LEAVES)
     elements = min(payload.length, VECTOR_BYTES // payload.dtype.itemsize)
     left, right = (np.ones(elements, payload.dtype) for _ in range(2))
 
@@ -92,7 +97,7 @@ def measure_machine(
         for (block,) in blocks(right):
             is_finite(block)
 
-    world.all_gather_object(None)
+    world.barrier()
     add_seconds, check_seconds = (
         max(0.0, seconds_of(call, 10) - CALL_SECONDS * -(-elements // BLOCK)) / elements
         for call in (add, check)
@@ -143,7 +148,7 @@ def _calibrated(machine: Machine, payload: Payload, world: World) -> Machine:
     shape = machine.measured_on
     if shape.hosts == 1:
         return machine._replace(local_factor=seconds / meet_seconds(machine, payload, shape))
-    if payload.grad_bytes <= SMALL_BYTES:
+    if is_small(payload, shape.ranks):
         predicted = gather_seconds(machine, payload, shape)
     else:
         nothing = Compute(0.0, 0.0, ((0.0, 0),), 0.0, 0.0)

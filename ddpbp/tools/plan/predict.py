@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from ddpbp.base import tree
-from ddpbp.comm.all_reduce.choose import SMALL_BYTES
+from ddpbp.comm.all_reduce.choose import is_small
 from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.tools.plan.machine import Compute, Machine, Shape
 
@@ -18,7 +18,7 @@ CALL_SECONDS = 2e-6  # a call of NumPy on next to nothing
 def _covers(payload: Payload, shape: Shape) -> list[list[tree.Span]]:
     """List the nodes of the tree that the ranks of each host hold."""
     (size,) = payload.leaf_counts
-    ranks = [tree.run_program(size, rank, shape.ranks)[1] for rank in range(shape.ranks)]
+    ranks = [tree.cover(size, rank, shape.ranks) for rank in range(shape.ranks)]
     p = shape.ranks_per_host
     return [[*chain(*ranks[i : i + p])] for i in range(0, shape.ranks, p)]
 
@@ -27,7 +27,7 @@ def meet_seconds(machine: Machine, payload: Payload, shape: Shape) -> float:
     """Predict a reduction between the ranks of one host."""
     (held,) = _covers(payload, shape)
     adds = len(held) - 1
-    if payload.grad_bytes <= SMALL_BYTES:
+    if is_small(payload, shape.ranks):
         elements, meetings = payload.length, 1
     else:
         elements, meetings = payload.length // shape.ranks_per_host, 2
@@ -51,14 +51,15 @@ def _sent_bytes(payload: Payload, shape: Shape) -> float:
     if shape.hosts == 1:
         return 0.0
     held, others = _covers(payload, shape), shape.hosts - 1
-    if payload.grad_bytes <= SMALL_BYTES:
-        p = shape.ranks_per_host
-        return float(max(map(len, held)) * payload.row_bytes * others * p)
+    to_all = max(map(len, held)) * others * shape.ranks_per_host  # nodes, times who receives them
+    if is_small(payload, shape.ranks):
+        return float(to_all * payload.row_bytes)
     (size,) = payload.leaf_counts
     joined = [len(tree.joins(spans, size)) for spans in held]
     item = 2 if payload.wire != "none" else payload.dtype.itemsize
     vectors = max(max(joined), (sum(joined) - min(joined)) / others) + 1  # sums, and the root
-    return payload.length * item * vectors * others / shape.hosts
+    tails = to_all * 8 * (payload.statistics + 2)
+    return payload.length * item * vectors * others / shape.hosts + tails
 
 
 def travel_seconds(machine: Machine, payload: Payload, shape: Shape, compute: Compute) -> float:
@@ -104,7 +105,7 @@ def predict(machine: Machine, payload: Payload, shape: Shape) -> dict[str, float
     compute = alone.slower(1.0 + share * (together.seconds / alone.seconds - 1.0))
     if shape.hosts == 1:
         step = compute.seconds + meet_seconds(machine, payload, shape)
-    elif payload.grad_bytes <= SMALL_BYTES:
+    elif is_small(payload, shape.ranks):
         step = compute.seconds + gather_seconds(machine, payload, shape)
     else:
         step = compute.before + travel_seconds(machine, payload, shape, compute) + compute.update

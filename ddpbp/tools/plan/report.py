@@ -14,7 +14,7 @@ from ddpbp.engine.build import make_network
 from ddpbp.engine.data import open_dataset
 from ddpbp.errors import ConfigError
 from ddpbp.tools.bench import numbers
-from ddpbp.tools.dry_run import rank_bytes
+from ddpbp.tools.dry_run import process_bytes, rank_bytes
 from ddpbp.tools.launcher import run_on_ranks, which
 from ddpbp.tools.plan.machine import Shape
 from ddpbp.tools.plan.measure import measure_machine, payload_of
@@ -48,6 +48,7 @@ def plan(
     dict
         measured, predictions (one for each number of ranks) and advice.
     """
+    private, shared = world.decide(process_bytes(), max)  # Python and its libraries, without data
     dataset = open_dataset(config, world)
     payload = payload_of(config, dataset)
     (leaves,) = payload.leaf_counts
@@ -68,7 +69,7 @@ def plan(
     rows = []
     for shape in wanted:
         row = predict(machine, payload, shape)
-        memory = sum(rank_bytes(config, dataset, network, shape.ranks).values())
+        each = private + sum(rank_bytes(config, dataset, network, shape.ranks).values())
         rows.append(
             {
                 "hosts": shape.hosts,
@@ -76,7 +77,7 @@ def plan(
                 "leaves_per_rank": -(-leaves // shape.ranks),
                 **row,
                 "examples_per_second": examples / row["step_seconds"],
-                "memory_bytes_per_host": memory * shape.ranks_per_host,
+                "memory_bytes_per_host": shared + each * shape.ranks_per_host,
             }
         )
     for row in rows:
