@@ -106,6 +106,8 @@ class OptimizerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The length of a step of lars, as a share of the norm of each layer."""
     base_batch_size: Number = 0
     """Scale η by batch_size / base_batch_size (the linear scaling rule); 0 turns it off."""
+    shard: Annotated[Literal["none", "host"], HARMLESS] = "host"
+    """The optimizer's state: held by every rank (none), or once by the ranks of a host."""
 
 
 class ScheduleConfig(Struct, kw_only=True, forbid_unknown_fields=True):

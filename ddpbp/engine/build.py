@@ -41,6 +41,7 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
         reducer=make_reducer(world, payload, notes.append),
         optimizer=make_optimizer(config, network),
         learning_rate=make_learning_rate(config, shards.steps_per_epoch),
+        shard=config.optimizer.shard == "host",
         notes=notes,
     )
 
