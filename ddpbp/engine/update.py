@@ -89,6 +89,8 @@ class HostUpdate(Update):
         for piece in optimizer.pieces:
             shares[(piece.start + piece.end) // 2 * size // length].append(piece)
         self._mine = shares[here]
+        begin, end = (self._mine[0].start, self._mine[-1].end) if self._mine else (0, 0)
+        self._others = (slice(begin), slice(end, None))
         self._theirs = shares[(here + 1) % size] if size > 1 else []
         self._most = max(map(len, shares)) if size > 1 else 0
         self._steps, self._faults = 0, list[str]()
@@ -106,14 +108,15 @@ class HostUpdate(Update):
             if (now := _sums(state)) != sums:
                 self._report(part, "changed between two updates", [True, *np.equal(now, sums)])
             self.optimizer.write_step(step, piece, theta[part], grad[part], s, state)
-            np.copyto(grad[part], s)
+            grad[part] = s
+            theta[part] -= s
             sums[:] = _sums(state)
         self._world.local_barrier()  # all steps are written
         for part, results in watched:
             equal = map(_same_bits, [grad[part], *self._state(part)], results)
             self._report(part, "is not what a second rank computes", [*equal])
-        for piece in self.optimizer.pieces:
-            theta[piece.start : piece.end] -= grad[piece.start : piece.end]
+        for others in self._others:
+            theta[others] -= grad[others]
 
     def _watch(self, step: Step, theta: Array, grad: Array) -> list[_Watched]:
         """Compute some pieces of another rank, before it changes their inputs."""
