@@ -75,6 +75,11 @@ class HostUpdate(Update):
     world : World
     memory : (local_size, bytes) uint8
         Shared memory in whole pages, filled with zeros.
+
+    Attributes
+    ----------
+    mine : list of Piece
+        The pieces that this rank updates.
     """
 
     def __init__(self, optimizer: Optimizer, world: World, memory: Array) -> None:
@@ -88,8 +93,8 @@ class HostUpdate(Update):
         length = optimizer.pieces[-1].end
         for piece in optimizer.pieces:
             shares[(piece.start + piece.end) // 2 * size // length].append(piece)
-        self._mine = shares[here]
-        begin, end = (self._mine[0].start, self._mine[-1].end) if self._mine else (0, 0)
+        self.mine = shares[here]
+        begin, end = (self.mine[0].start, self.mine[-1].end) if self.mine else (0, 0)
         self._others = (slice(begin), slice(end, None))
         self._theirs = shares[(here + 1) % size] if size > 1 else []
         self._most = max(map(len, shares)) if size > 1 else 0
@@ -102,14 +107,16 @@ class HostUpdate(Update):
         if self._steps % WATCH_STEPS < self._most or self.optimizer.h.clip_norm:
             self._world.local_barrier()  # all have read what the others change now
         self._steps += 1
-        for piece, sums in zip(self._mine, self._sums, strict=True):
+        for piece, sums in zip(self.mine, self._sums, strict=True):
             part = slice(piece.start, piece.end)
-            s, state = self.optimizer.scratch[: piece.end - piece.start], self._state(part)
+            state = self._state(part)
+            s = grad[part] if self.optimizer.in_place else self.optimizer.scratch[: grad[part].size]
             if (now := _sums(state)) != sums:
                 self._report(part, "changed between two updates", [True, *np.equal(now, sums)])
             self.optimizer.write_step(step, piece, theta[part], grad[part], s, state)
-            grad[part] = s
             theta[part] -= s
+            if not self.optimizer.in_place:
+                grad[part] = s
             sums[:] = _sums(state)
         self._world.local_barrier()  # all steps are written
         for part, results in watched:
@@ -132,7 +139,7 @@ class HostUpdate(Update):
         return [vector[part] for vector in self.optimizer.state.values()]
 
     def _seal(self) -> None:
-        self._sums = [_sums(self._state(slice(p.start, p.end))) for p in self._mine]
+        self._sums = [_sums(self._state(slice(p.start, p.end))) for p in self.mine]
 
     def _report(self, part: slice, what: str, sound: Sequence[bool]) -> None:
         """Keep, for the next comparison of the ranks, what is wrong with the step or the state."""

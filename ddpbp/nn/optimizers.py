@@ -97,10 +97,13 @@ class Optimizer:
         β1ᵗ and β2ᵗ as running products: a power would not be the same on every machine.
     pieces : list of Piece
         The parts of θ that are updated one after the other, or side by side.
+    in_place : bool
+        `write_step` can take the gradient itself as s, which then ends as the step.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
     pieces: list[Piece]
+    in_place = False
 
     def __init__(self, network: Network, hyperparameters: Hyperparameters) -> None:
         self.h = h = hyperparameters
@@ -151,6 +154,8 @@ class Optimizer:
 class Elementwise(Optimizer):
     """An optimizer that treats every parameter by itself: `rule`, block after block."""
 
+    in_place = True
+
     def __init__(self, network: Network, hyperparameters: Hyperparameters) -> None:
         super().__init__(network, hyperparameters)
         spans = [(t.start, t.end, t.decay) for t in self._tensors]
@@ -175,9 +180,9 @@ class Elementwise(Optimizer):
         ----------
         step : Step
         theta, grad : (n,) float
-            Do not change them: use the array that `step.clipped` or `step.decayed` returns, which
-            may be s.
+            Do not change them: use the array that `step.clipped` or `step.decayed` returns.
         s : (n,) float
+            May be `grad`, and what those return: read them before the last write to s.
         *state : (n,) float
             As in `state_names`.
         """

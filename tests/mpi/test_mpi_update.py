@@ -131,11 +131,12 @@ def test_a_core_that_computes_wrongly_is_found_by_a_second_rank(world, name, vec
     trainer = trainer_of(world, name=name)
     train(trainer, 3)
     if world.rank == world.world_size - 1:
-        right = type(trainer.optimizer).write_step
+        assert isinstance(trainer.update, HostUpdate)
+        right, mine = type(trainer.optimizer).write_step, trainer.update.mine
 
         def wrong(self, step, piece, theta, grad, s, state):
             right(self, step, piece, theta, grad, s, state)
-            if piece in trainer.update._mine:
+            if piece in mine:
                 [s, *state][vector].view(np.uint32)[-1] ^= 1
 
         monkeypatch.setattr(type(trainer.optimizer), "write_step", wrong)
