@@ -68,7 +68,9 @@ def plan(
     rows = []
     for shape in wanted:
         row = predict(machine, payload, shape)
-        memory = sum(rank_bytes(config, dataset, network, shape.ranks).values())
+        memory = sum(
+            rank_bytes(config, dataset, network, shape.ranks, shape.ranks_per_host).values()
+        )
         rows.append(
             {
                 "hosts": shape.hosts,
