@@ -121,7 +121,7 @@ class SignDescent(Elementwise):
         (v,) = state
         v *= step.h.momentum
         v += step.decayed(theta, grad, s)
-        theta -= step.eta * np.sign(v)
+        np.multiply(step.eta, np.sign(v), out=s)
 
 
 def test_a_toy_optimizer_is_one_entry(monkeypatch):

@@ -106,6 +106,8 @@ class OptimizerConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The length of a step of lars, as a share of the norm of each layer."""
     base_batch_size: Number = 0
     """Scale η by batch_size / base_batch_size (the linear scaling rule); 0 turns it off."""
+    shard: Annotated[Literal["auto", "none", "host"], HARMLESS] = "auto"
+    """Hold the optimizer's state once a host, not in every rank; auto does where it is large."""
 
 
 class ScheduleConfig(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ build       from settings and data to the parts of a run
 data        from settings to the examples of a run, the same on all ranks
 loading     from rows to columns of the workspace
 trainer     one rank's part in every step; the parts it is made of
+update      θ from the averaged gradient: by each rank for itself, or by a host's ranks together
 evaluator   scores and predictions over leaves of a fixed size
 canary      a hash that differs where machines compute other bits
 divergence  where a step left the finite numbers

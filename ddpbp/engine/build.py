@@ -25,6 +25,8 @@ from ddpbp.nn.network import Network, initialize
 from ddpbp.nn.optimizers import OPTIMIZERS, Hyperparameters, Optimizer
 from ddpbp.nn.schedules import ScheduleSettings, factor
 
+LARGE_STATE_BYTES = 2**22  # below this, the meeting of the ranks can cost more than it saves
+
 
 def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     """Build everything that a rank trains with, from the settings and the data."""
@@ -33,14 +35,16 @@ def assemble(config: Config, dataset: Dataset, world: World) -> Parts:
     network = make_network(config, train.x.shape[1], dataset.outputs)
     shards = make_shards(config, len(train), world.rank, world.world_size)
     payload = make_payload(config, network, shards.leaf_counts)
+    optimizer = make_optimizer(config, network)
     return Parts(
         network=network,
         theta=initialize(network, config.model.initialization, config.seed),
         shards=shards,
         backprop=make_backprop(config, network, max(shards.capacity, shards.full_leaf)),
         reducer=make_reducer(world, payload, notes.append),
-        optimizer=make_optimizer(config, network),
+        optimizer=optimizer,
         learning_rate=make_learning_rate(config, shards.steps_per_epoch),
+        shard=shares_update(config.optimizer.shard, optimizer),
         notes=notes,
     )
 
@@ -102,6 +106,12 @@ def make_optimizer(config: Config, network: Network) -> Optimizer:
     o = config.optimizer
     numbers = {name: getattr(o, name) for name in Hyperparameters.__dataclass_fields__}
     return OPTIMIZERS[o.name](network, Hyperparameters(**numbers))
+
+
+def shares_update(shard: str, optimizer: Optimizer) -> bool:
+    """Return whether the ranks of a host are to hold the optimizer's state together."""
+    state_bytes = sum(vector.nbytes for vector in optimizer.state.values())
+    return shard == "host" or (shard == "auto" and state_bytes >= LARGE_STATE_BYTES)
 
 
 def make_learning_rate(config: Config, steps_per_epoch: int) -> Callable[[int], float]:

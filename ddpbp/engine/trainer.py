@@ -17,6 +17,7 @@ from ddpbp.data.sources import Part
 from ddpbp.engine.canary import canary
 from ddpbp.engine.divergence import first_place
 from ddpbp.engine.loading import load
+from ddpbp.engine.update import make_update
 from ddpbp.errors import Diverged, OutOfStep
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Network, Parameters
@@ -44,6 +45,8 @@ class Parts:
     optimizer : Optimizer
     learning_rate : callable
         η as a function of the step.
+    shard : bool
+        Let the ranks of a host share the update; no bit depends on it.
     notes : list of str
         To be printed once, by rank 0.
     """
@@ -55,6 +58,7 @@ class Parts:
     reducer: Reducer
     optimizer: Optimizer
     learning_rate: Callable[[int], float]
+    shard: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -93,6 +97,9 @@ class Trainer:
         self.shards, self.reducer, self.optimizer = parts.shards, parts.reducer, parts.optimizer
         self.learning_rate, self.notes = parts.learning_rate, parts.notes
         self.data, self.world, self._pulse = data, world, world.pulse
+        self.update = make_update(
+            self.optimizer, world, self.reducer, shard=parts.shard, notes=self.notes
+        )
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
             n: tree.run_program(n, world.rank, world.world_size)[0] for n in self.shards.leaf_counts
@@ -147,7 +154,7 @@ class Trainer:
             self._raise_diverged(shard)
         self.enter(phases.UPDATE)
         self.eta = self.learning_rate(self.step)
-        self.optimizer.update(self.theta.flat, reduced.grad, self.eta)
+        self.update(self.theta.flat, reduced.grad, self.eta)
         self.step += 1
         self.enter(phases.BETWEEN)
         return loss
@@ -167,6 +174,8 @@ class Trainer:
             On every rank: names rank, host, tensor and step.
         """
         if self._in_step != self.step:
+            with self.world.together():
+                self.update.require_sound(self.step)
             require_in_step(self.world, self.step, self.vectors)
             self._in_step = self.step
 
@@ -205,7 +214,7 @@ class Trainer:
                 block = slice(begin, begin + BROADCAST_ELEMENTS)
                 vector[block] = self.world.broadcast(saved and saved[name][block], root)
         self.step, self.eta = step, eta
-        self.optimizer.products = list(products)
+        self.update.resume(products)
         with self.world.together():
             if digest([self.theta.flat]) != theta_sha256:
                 raise OutOfStep(f"step {self.step}: the weights are not those that were saved")

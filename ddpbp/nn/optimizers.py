@@ -9,6 +9,7 @@ decay; biases are decayed only with `decay_biases`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -70,8 +71,8 @@ class Step:
         return np.add(g, self.decay * theta, out=s) if self.decay else g
 
 
-class Tensor(NamedTuple):
-    """One W[l] or b[l] in the flat vector."""
+class Piece(NamedTuple):
+    """A part of the flat vectors that is updated by itself: a block, or one W[l] or b[l]."""
 
     start: int
     end: int
@@ -94,9 +95,15 @@ class Optimizer:
     state : dict of str to (parameter_count,) float
     products : list of float
         β1ᵗ and β2ᵗ as running products: a power would not be the same on every machine.
+    pieces : list of Piece
+        The parts of θ that are updated one after the other, or side by side.
+    in_place : bool
+        `write_step` can take the gradient itself as s, which then ends as the step.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
+    pieces: list[Piece]
+    in_place = False
 
     def __init__(self, network: Network, hyperparameters: Hyperparameters) -> None:
         self.h = h = hyperparameters
@@ -104,64 +111,78 @@ class Optimizer:
             name: np.zeros(network.parameter_count, network.dtype) for name in self.state_names
         }
         self.products = [1.0, 1.0]
-        self._tensors: list[Tensor] = []
+        self._dtype = network.dtype
+        self._tensors: list[Piece] = []
         for start_W, start_b, end in network.spans:
             self._tensors += [
-                Tensor(start_W, start_b, h.weight_decay, True),
-                Tensor(start_b, end, h.weight_decay if h.decay_biases else 0.0, False),
+                Piece(start_W, start_b, h.weight_decay, True),
+                Piece(start_b, end, h.weight_decay if h.decay_biases else 0.0, False),
             ]
 
-    def update(self, theta: Array, grad: Array, eta: float) -> None:
-        """Apply one step to θ in place.
+    @cached_property
+    def scratch(self) -> Array:
+        """Memory for the step of one piece."""
+        return np.empty(max(p.end - p.start for p in self.pieces), self._dtype)
 
-        Parameters
-        ----------
-        theta : (parameter_count,) float
-        grad : (parameter_count,) float
-            The averaged gradient; it is not changed.
-        eta : float
-            The learning rate of this step.
-        """
+    def begin(self, grad: Array, eta: float) -> Step:
+        """Begin one step: advance the products, and measure the gradient if it is to be clipped."""
         h = self.h
         self.products = [self.products[0] * h.beta1, self.products[1] * h.beta2]
         scale = clip_factor(grad, h.clip_norm) if h.clip_norm else 1.0
-        step = Step(eta, scale, h, 1.0 - self.products[0], 1.0 - self.products[1])
-        self._apply(step, theta, grad, tuple(self.state.values()))
+        return Step(eta, scale, h, 1.0 - self.products[0], 1.0 - self.products[1])
 
-    def _apply(self, step: Step, theta: Array, grad: Array, state: Sequence[Array]) -> None:
+    def update(self, theta: Array, grad: Array, eta: float) -> None:
+        """Apply one step of learning rate η to θ in place; the averaged gradient stays as it is."""
+        step, vectors = self.begin(grad, eta), self.state.values()
+        for piece in self.pieces:
+            part = slice(piece.start, piece.end)
+            t = theta[part]
+            s = self.scratch[: t.size]
+            self.write_step(step, piece, t, grad[part], s, [vector[part] for vector in vectors])
+            t -= s
+
+    def write_step(
+        self, step: Step, piece: Piece, theta: Array, grad: Array, s: Array, state: Sequence[Array]
+    ) -> None:
+        """Write to s what θ is lowered by in one piece; update the state vectors in place.
+
+        All arrays are those of the piece, (n,) float; `theta` and `grad` are not changed.
+        """
         raise NotImplementedError
 
 
 class Elementwise(Optimizer):
     """An optimizer that treats every parameter by itself: `rule`, block after block."""
 
+    in_place = True
+
     def __init__(self, network: Network, hyperparameters: Hyperparameters) -> None:
         super().__init__(network, hyperparameters)
-        self._scratch = np.empty(min(BLOCK, network.parameter_count), network.dtype)
         spans = [(t.start, t.end, t.decay) for t in self._tensors]
         if len({decay for _, _, decay in spans}) == 1:
             spans = [(0, network.parameter_count, spans[0][2])]
-        self._blocks = [
-            (slice(i, min(i + BLOCK, end)), decay)
+        self.pieces = [
+            Piece(i, min(i + BLOCK, end), decay, True)
             for start, end, decay in spans
             for i in range(start, end, BLOCK)
         ]
 
-    def _apply(self, step: Step, theta: Array, grad: Array, state: Sequence[Array]) -> None:
-        for block, step.decay in self._blocks:
-            s = self._scratch[: block.stop - block.start]
-            self.rule(step, theta[block], grad[block], s, *[vector[block] for vector in state])
+    def write_step(
+        self, step: Step, piece: Piece, theta: Array, grad: Array, s: Array, state: Sequence[Array]
+    ) -> None:
+        step.decay = piece.decay
+        self.rule(step, theta, grad, s, *state)
 
     def rule(self, step: Step, theta: Array, grad: Array, s: Array, *state: Array) -> None:
-        """Update one block of θ and of the state vectors in place.
+        """Write to s what one block of θ is lowered by; update the state vectors in place.
 
         Parameters
         ----------
         step : Step
         theta, grad : (n,) float
-            Do not change `grad`: use the array that `step.clipped` or `step.decayed` returns.
+            Do not change them: use the array that `step.clipped` or `step.decayed` returns.
         s : (n,) float
-            Scratch memory.
+            May be `grad`, and what those return: read them before the last write to s.
         *state : (n,) float
             As in `state_names`.
         """
@@ -174,7 +195,6 @@ class Sgd(Elementwise):
     def rule(self, step: Step, theta: Array, grad: Array, s: Array, *state: Array) -> None:
         g = step.decayed(theta, grad, s)
         np.multiply(g, step.eta, out=s)
-        theta -= s
 
 
 class Momentum(Elementwise):
@@ -188,7 +208,6 @@ class Momentum(Elementwise):
         v *= step.h.momentum
         v += g
         np.multiply(v, step.eta, out=s)
-        theta -= s
 
 
 class Nesterov(Elementwise):
@@ -203,7 +222,6 @@ class Nesterov(Elementwise):
         v += g
         np.add(g, step.h.momentum * v, out=s)
         s *= step.eta
-        theta -= s
 
 
 class RmsProp(Elementwise):
@@ -218,7 +236,6 @@ class RmsProp(Elementwise):
         r += (1.0 - step.h.rho) * (g * g)
         np.divide(g, np.sqrt(r) + step.h.epsilon, out=s)
         s *= step.eta
-        theta -= s
 
 
 def adam_direction(step: Step, g: Array, s: Array, m: Array, v: Array) -> None:
@@ -244,7 +261,6 @@ class Adam(Elementwise):
     def rule(self, step: Step, theta: Array, grad: Array, s: Array, *state: Array) -> None:
         adam_direction(step, step.decayed(theta, grad, s), s, *state)
         s *= step.eta
-        theta -= s
 
 
 class AdamW(Elementwise):
@@ -257,33 +273,31 @@ class AdamW(Elementwise):
         if step.decay:
             s += step.decay * theta
         s *= step.eta
-        theta -= s
 
 
 class Layerwise(Optimizer):
     """An optimizer that scales the step of each W[l] by a trust ratio φ; biases take φ = 1.
 
-    r ← `direction`, φ ← `trust`, r ← η φ r, then `move`.
+    r ← `direction`, φ ← `trust`, r ← η φ r, then `finish`; θ ← θ − r. Its pieces are the tensors.
     """
 
     def __init__(self, network: Network, hyperparameters: Hyperparameters) -> None:
         super().__init__(network, hyperparameters)
-        largest = max(tensor.end - tensor.start for tensor in self._tensors)
-        self._scratch = np.empty(largest, network.dtype)
+        self.pieces = self._tensors
 
-    def _apply(self, step: Step, theta: Array, grad: Array, state: Sequence[Array]) -> None:
-        for start, end, step.decay, is_weight in self._tensors:
-            t, g, r = theta[start:end], grad[start:end], self._scratch[: end - start]
-            vectors = [vector[start:end] for vector in state]
-            pieces = [slice(i, i + BLOCK) for i in range(0, end - start, BLOCK)]
-            for p in pieces:
-                self.direction(step, t[p], g[p], r[p], *[v[p] for v in vectors])
-            trust = 1.0
-            if is_weight and (t_norm := norm(t)) > 0.0:
-                trust = self.trust(step, t_norm, g, r)
-            for p in pieces:
-                r[p] *= step.eta * trust
-                self.move(t[p], r[p], *[v[p] for v in vectors])
+    def write_step(
+        self, step: Step, piece: Piece, theta: Array, grad: Array, s: Array, state: Sequence[Array]
+    ) -> None:
+        step.decay = piece.decay
+        blocks = [slice(i, i + BLOCK) for i in range(0, s.size, BLOCK)]
+        for p in blocks:
+            self.direction(step, theta[p], grad[p], s[p], *[v[p] for v in state])
+        trust = 1.0
+        if piece.is_weight and (theta_norm := norm(theta)) > 0.0:
+            trust = self.trust(step, theta_norm, grad, s)
+        for p in blocks:
+            s[p] *= step.eta * trust
+            self.finish(s[p], *[v[p] for v in state])
 
     def direction(self, step: Step, theta: Array, grad: Array, r: Array, *state: Array) -> None:
         """Write r of one block; arguments as in `Elementwise.rule`."""
@@ -293,9 +307,8 @@ class Layerwise(Optimizer):
         """Return φ of a W[l] of norm `theta_norm`, which is not 0, from all of its g and r."""
         raise NotImplementedError
 
-    def move(self, theta: Array, r: Array, *state: Array) -> None:
-        """Update one block of θ in place; r is already scaled."""
-        theta -= r
+    def finish(self, r: Array, *state: Array) -> None:
+        """Make r of one block, which is already scaled, what θ is lowered by."""
 
 
 class Lars(Layerwise):
@@ -313,11 +326,11 @@ class Lars(Layerwise):
         below = step.scale * norm(grad) + step.decay * theta_norm
         return step.h.trust_coefficient * theta_norm / below if below > 0.0 else 1.0
 
-    def move(self, theta: Array, r: Array, *state: Array) -> None:
+    def finish(self, r: Array, *state: Array) -> None:
         (v,) = state
         v *= self.h.momentum
         v += r
-        theta -= v
+        np.copyto(r, v)
 
 
 class Lamb(Layerwise):

@@ -8,7 +8,7 @@ from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
 from ddpbp.data.shards import leaf_shapes
-from ddpbp.engine.build import make_network, make_optimizer, make_shards
+from ddpbp.engine.build import make_network, make_optimizer, make_shards, shares_update
 from ddpbp.engine.data import open_dataset
 from ddpbp.nn.network import Network
 from ddpbp.run.ranks import require_enough_leaves
@@ -69,19 +69,26 @@ def _steps(config: Config, examples: int) -> str:
     return f"{steps:,} an epoch, {steps * config.epochs:,} in all"
 
 
-def rank_bytes(config: Config, dataset: Dataset, network: Network, ranks: int) -> dict[str, int]:
+def rank_bytes(
+    config: Config, dataset: Dataset, network: Network, ranks: int, ranks_per_host: int = 0
+) -> dict[str, int]:
     """Return the memory that the fullest of `ranks` ranks needs to train, by what it holds.
 
+    All ranks are on one host unless `ranks_per_host` is given.
     Loading the data needs more for a while: see `peak_bytes`.
     """
     size = tree.leaf_count(min(config.batch_size, len(dataset.train)), config.leaf_size)
     rows = config.leaf_size * -(-size // ranks)
     nodes = max(tree.root_program(size, ranks)[0])
-    state = len(make_optimizer(config, network).state)
+    optimizer = make_optimizer(config, network)
+    state, holders = len(optimizer.state), 1
+    if shares_update(config.optimizer.shard, optimizer):
+        holders = ranks_per_host or ranks
     item, parameters = network.dtype.itemsize, network.parameter_count
     held = [part for part in (dataset.train, dataset.validation, dataset.test) if part]
     return {
-        "weights, gradient sums, optimizer": (1 + nodes + state) * parameters * item,
+        "weights, gradient sums, optimizer": (1 + nodes) * parameters * item
+        + state * parameters * item // holders,
         "copy to be saved (rank 0)": (1 + state) * parameters * item,
         "activations": 3 * sum(network.sizes) * rows * item,
         "data": sum(part.x.nbytes + part.y.nbytes for part in held),

@@ -81,6 +81,7 @@ HARMLESS: dict[str, Callable[[Random], Any]] = {
     "bucket_cap_bytes": one_of(4, 1_000, 20_000, 500_000),
     "check_every_steps": one_of(0, 1, 7),
     "stall_seconds": one_of(0.0, 100.0),
+    "optimizer.shard": one_of("auto", "none", "host", "host"),
     "checkpoint.every_steps": one_of(0, 1, 1, 2, 5),
     "checkpoint.every_minutes": one_of(0.0, 0.001),
     "checkpoint.keep_last": one_of(1, 2, 3),

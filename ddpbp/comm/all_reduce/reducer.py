@@ -67,7 +67,8 @@ class Reduced(NamedTuple):
     Attributes
     ----------
     grad : (length,) array
-        The sum of the gradients. Do not write to it.
+        The sum of the gradients. Where the ranks of a host share it (`Reducer.shares_sum`), each
+        may write a part of its own after all have read that; else do not write to it.
     statistics : (statistics,) float64
         The sums of the statistics.
     finite : bool
@@ -154,6 +155,7 @@ class Reducer:
     """
 
     sets = 1  # of rows, used in turn
+    shares_sum = False  # the sum lies in memory that the ranks of a host share
 
     def __init__(self, world: World, payload: Payload) -> None:
         self.world, self.payload = world, payload

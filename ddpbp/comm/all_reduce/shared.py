@@ -101,6 +101,8 @@ class SharedSums(Shared):
         Shared memory in whole pages, so that the parts of all ranks form one vector.
     """
 
+    shares_sum = True
+
     def __init__(self, world: World, payload: Payload, memory: Array, sums: Array) -> None:
         super().__init__(world, payload, memory)
         self._width = sums.shape[1] // payload.dtype.itemsize

@@ -69,7 +69,8 @@ def plan(
     rows = []
     for shape in wanted:
         row = predict(machine, payload, shape)
-        each = private + sum(rank_bytes(config, dataset, network, shape.ranks).values())
+        parts = rank_bytes(config, dataset, network, shape.ranks, shape.ranks_per_host)
+        each = private + sum(parts.values())
         rows.append(
             {
                 "hosts": shape.hosts,
