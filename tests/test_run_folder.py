@@ -247,3 +247,24 @@ def test_a_removed_folder_that_another_job_took_is_left_to_it(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == theirs
     assert {(tmp_path / "run" / name).read_text() for name in theirs} == {"of the other job"}
     capsys.readouterr()
+
+
+def test_a_moved_folder_is_not_mistaken_for_that_of_a_job_which_ended_since(tmp_path, capsys):
+    folder, theirs = tmp_path / "run", ["config.toml", "metrics.jsonl", "result.json"]
+
+    class Moved(ddpbp.Callback):
+        def step(self, run: Any, loss: float) -> None:
+            if run.trainer.step == 6:
+                run.writer.wait()
+                folder.rename(tmp_path / "moved")
+                folder.mkdir()
+                for name in theirs:
+                    (folder / name).write_text("of the other job")
+
+    config = ddpbp.resolve(None, [*SMALL[1:], f"output={folder}", "checkpoint.every_steps=2"])
+    with pytest.raises(ConfigError, match="holds another run"):
+        ddpbp.train(config, callbacks=[Moved])
+    assert sorted(path.name for path in folder.iterdir()) == theirs
+    assert {(folder / name).read_text() for name in theirs} == {"of the other job"}
+    assert (tmp_path / "moved/checkpoints/step-00000004").exists()
+    capsys.readouterr()

@@ -19,9 +19,11 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn, Self
 
+from ddpbp.base.phases import START
 from ddpbp.comm.handshake import connect
 from ddpbp.comm.launcher_pulse import launcher_pulse
 from ddpbp.comm.peers import (
+    FIRST_STEP,
     BadMessage,
     Beat,
     Beats,
@@ -36,6 +38,7 @@ from ddpbp.comm.world import World
 
 # A process that has to end first waits this long, for rank 0 to report and the launcher to end it.
 GRACE_SECONDS = 3.0
+START_SECONDS = 0.1  # between two looks at ranks that start
 # It ends then in any case: a disk or a terminal may block its report.
 RECORD_SECONDS, END_SECONDS = 1.0, 7.0
 # Rank 0 hears from no more processes a second: 1,024 took 1.3% of its time.
@@ -203,17 +206,26 @@ class Heartbeat:
     def _watch(self) -> None:
         looked_seconds = time.monotonic()
         while True:
-            events = self._selector.select(self._interval_seconds)
+            starts = self._starts()
+            events = self._selector.select(
+                min(START_SECONDS, self._interval_seconds) if starts else self._interval_seconds
+            )
             self._clock.advance()
             for key, _ in events:
                 if key.data is None:
                     return
                 self._hear(key.data)
-            if time.monotonic() - looked_seconds < self._interval_seconds:
+            # The end of the start is reported at once: its limits are larger.
+            over = starts and not self._starts()
+            if not over and time.monotonic() - looked_seconds < self._interval_seconds:
                 continue
             looked_seconds = time.monotonic()
             self._report()
             self._judge(self._clock.now)
+
+    def _starts(self) -> bool:
+        """Return whether a rank of this process has not finished its first step."""
+        return any(p.phase == START or p.progress < FIRST_STEP for p in self._world.pulses)
 
     def _report(self) -> None:
         """Tell the others, and the launcher, what the ranks of this process are doing."""

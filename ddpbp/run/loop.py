@@ -17,7 +17,7 @@ from ddpbp.data.dataset import Dataset
 from ddpbp.data.shards import Shard
 from ddpbp.engine.evaluator import Evaluator
 from ddpbp.engine.trainer import Trainer
-from ddpbp.errors import DdpbpError, Stopped
+from ddpbp.errors import ConfigError, DdpbpError, Stopped
 from ddpbp.run.callbacks import Callback, judged_by, named, states_of
 from ddpbp.run.faults import finished, recorded
 from ddpbp.run.report import Report, headline, summary
@@ -293,17 +293,17 @@ class Run:
         return None if self.lock and not self.lock.holds() else self.folder
 
     def _restore_folder(self) -> None:
-        """Make the run folder again where somebody removed it: the work is worth keeping.
-
-        Raises
-        ------
-        DdpbpError
-            If it cannot be written, or another job has begun there.
-        """
+        """Make the run folder again where somebody removed it; refuse that of another job."""
         assert self.folder
         whole = self.folder.exists()
-        if self.lock:
+        if self.lock and not self.lock.holds():
             self.lock.take()  # first: the files may be those of a job that began here since
+            if self.metrics and not self.metrics.is_free():
+                self.lock.release()
+                raise ConfigError(
+                    f"output {self.folder} was moved or removed, and holds another run by now; "
+                    "the checkpoints of this one are where its folder was moved to"
+                )
         if (self.folder / CONFIG).exists() and (self.folder / METRICS).exists():
             return
         write_whole(self.folder / CONFIG, [to_toml(self.config).encode()])

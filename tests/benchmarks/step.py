@@ -1,6 +1,6 @@
 """The step against what NumPy allows: its parts alone, written as plainly as they can be.
 
-    taskset -c 1 python tests/benchmarks/step.py                (--nets 64-32-10@64, --rounds 9)
+    taskset -c 1 python -m tests.benchmarks.step               (--nets 64-32-10@64, --rounds 9)
 
 One process, one core, float32, SGD, softmax and cross-entropy; nets as in `compare.py`, which has
 the other trainers. For one leaf and for eight (`micro_batch_size = "auto"`), µs a step:
@@ -22,14 +22,14 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"  # before NumPy is imported
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # before NumPy
 
 import numpy as np
-from compare import LEARNING_RATE, NETS, activation, make_ddpbp, shape
 
 from ddpbp.data.order import Order
+from ddpbp.data.shards import POSITIONS_AT_ONCE
 from ddpbp.nn.activations import ACTIVATIONS
+from tests.benchmarks.compare import LEARNING_RATE, NETS, activation, make_ddpbp, shape
 
 Part = Callable[[], object]
 ROUND_SECONDS = 0.15
@@ -68,8 +68,7 @@ class Bare:
         self.labels = random.integers(0, sizes[-1], examples)
         self.one_hot = np.eye(sizes[-1], dtype=np.float32)
         self.indices = random.permutation(examples)[:batch]
-        self.order = Order(examples, 0, 0)
-        self.positions = np.arange(4_096)
+        self.order, self.ordered = Order(examples, 0, 0), 0
         self.gather()
 
     def step(self) -> None:
@@ -101,6 +100,13 @@ class Bare:
             if l:
                 np.matmul(self.W[l].T, self.delta[l], out=self.delta[l - 1])
 
+    def order_of_batch(self) -> None:
+        """Find the rows of a batch, those of many batches at once."""
+        self.ordered -= self.batch
+        if self.ordered < 0:
+            self.ordered += POSITIONS_AT_ONCE
+            self.order(np.arange(POSITIONS_AT_ONCE))
+
     def gather(self) -> None:
         """Copy the rows and the targets of a batch."""
         self.rows.take(self.indices, axis=0, out=self.x, mode="clip")
@@ -128,9 +134,7 @@ def measure(net: str, rounds: int) -> dict[int, dict[str, float]]:
         parts[leaves, "step"] = make_ddpbp(net, leaves)
         for part in (bare.step, bare.matmul, bare.gather, bare.loss, bare.update):
             parts[leaves, "bare" if part == bare.step else part.__name__] = repeated(part)
-        count = len(bare.positions) / bare.batch
-        order = repeated(lambda bare=bare: bare.order(bare.positions))
-        parts[leaves, "order"] = lambda n, order=order, count=count: order(n) / count
+        parts[leaves, "order"] = repeated(bare.order_of_batch)
     steps = {key: max(1, round(ROUND_SECONDS / run(3) * 3)) for key, run in parts.items()}
     taken: dict[tuple[int, str], list[float]] = {key: [] for key in parts}
     for _ in range(rounds):

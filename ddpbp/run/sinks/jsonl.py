@@ -50,6 +50,13 @@ class JsonLines:
             self._length_bytes += len(line)
             self._sha256.update(line)
 
+    def is_free(self) -> bool:
+        """Return whether no other file has the name of this one."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return True
+
     def restore(self) -> None:
         """Write the file again, whose name was removed: its content lives while it is open.
 
