@@ -368,7 +368,7 @@ def test_a_full_disk(python, tmp_path):
 
 # Rank 1 (or the only one) gets a signal while it is in step 5.
 SIGNALLED = """
-import os, signal, sys
+import os, signal, sys, time
 from ddpbp.cli.main import run
 from ddpbp.comm.join import launched
 from ddpbp.engine.trainer import Trainer
@@ -378,6 +378,7 @@ def signalled(self, batch):
     if self.step == 5 and (launched() is None or self.world.rank == 1):
         for _ in range(int(times)):
             os.kill(os.getpid(), int(number))
+        time.sleep(0.1)  # all steps that are left may take less than a switch of threads
     return step(self, batch)
 Trainer.train_step = signalled
 sys.exit(run(arguments))
@@ -424,6 +425,24 @@ def test_before_the_training_one_signal_ends_a_rank_at_once(mpirun, tmp_path, na
     assert ended.returncode in {number, number | signal.SIGKILL, 128 + number}, ended.stderr
     assert ended.seconds < 20
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"lock", "fault.json"}
+
+
+ABSENT = """
+import os, subprocess, sys, time
+from ddpbp.__main__ import main
+from ddpbp.comm.join import launched
+if launched()[0] == 0:  # the other rank waits for it in MPI_Init
+    time.sleep(30)
+subprocess.Popen(["sh", "-c", f"sleep 1; kill -INT {os.getpid()}"])
+main()
+"""
+
+
+def test_ctrl_c_ends_a_rank_that_waits_for_the_start_of_mpi(mpirun, tmp_path):
+    (tmp_path / "driver.py").write_text(ABSENT)
+    ended = mpirun(2, tmp_path / "driver.py", *SMALL, f"output={tmp_path / 'run'}")
+    assert ended.returncode in {2, 2 | signal.SIGKILL, 130}, ended.stderr
+    assert ended.seconds < 20
 
 
 def test_in_one_process_ctrl_c_twice_ends_at_once(python, tmp_path):

@@ -88,6 +88,8 @@ def on_all_ranks(
             world.abort(code)
             return code
 
+    if launched() is None and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # to say that it was interrupted
     if simulate_ranks:
         from ddpbp.comm.simulated import simulate
 
