@@ -35,7 +35,9 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             fault = f"cannot be read: {error.strerror}; check the path"
         elif isinstance(error, UnicodeDecodeError):
-            fault = f"not UTF-8 text: {error}; save it as UTF-8"
+            packed = "neither gzip nor " if path.suffix.lower() == ".gz" else "not "
+            byte, place = error.object[error.start], error.start
+            fault = f"{packed}UTF-8 text (byte 0x{byte:02x} at {place:,}); save it as UTF-8"
         else:
             why = textwrap.shorten(str(error), 90)
             fault = f"cut short, damaged or not {kind} ({why}); copy or write it again"

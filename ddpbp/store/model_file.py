@@ -33,7 +33,7 @@ from ddpbp.config.settings import Config
 from ddpbp.config.write import dump
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.store.files import Buffer, decode_json, require_format, write_whole
-from ddpbp.store.run_folder import MODEL
+from ddpbp.store.run_folder import MODEL, REPLACED
 from ddpbp.store.tensors import encode, read_metadata, read_tensors
 
 if TYPE_CHECKING:
@@ -226,8 +226,10 @@ def _file_of(path: str | Path) -> Path:
     except OSError as error:
         raise DataError(f"{shortened(str(path))} cannot be read: {error.strerror}") from None
     if not found:
+        replaced = file.parent / REPLACED
+        kept = f"; the run that was to be replaced is in {replaced}" if replaced.is_dir() else ""
         raise DataError(
-            f"{file} does not exist: give the run folder of a finished run, or its {MODEL}"
+            f"{file} does not exist: give the run folder of a finished run, or its {MODEL}{kept}"
         )
     return file
 

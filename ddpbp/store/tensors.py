@@ -69,8 +69,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             size = int.from_bytes(file.read(8), "little")
             if not 0 < size <= min(MAX_HEADER_BYTES, os.fstat(file.fileno()).st_size - 8):
                 raise DataError(
-                    f"{path} is damaged or no safetensors file: a header of {size:,} bytes is "
-                    "announced"
+                    f"{path} is damaged or no safetensors file (its header would have {size:,} "
+                    "bytes); a model is a run folder or the model.safetensors in it"
                 )
             return msgspec.json.decode(file.read(size), type=_Header).metadata
     except OSError as error:
