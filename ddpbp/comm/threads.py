@@ -4,7 +4,6 @@ NumPy releases the interpreter's lock in matrix products and long elementwise lo
 rank like any other, with leaves of its own; so the bits cannot differ.
 """
 
-import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -191,16 +190,3 @@ def run(world: World, size: int, main: Callable[[World], Result]) -> Result:
     if faults:
         raise faults[0]
     return results[0]
-
-
-def cores(world: World) -> int:
-    """Return the number of cores for each process of this host, whether bound to them or not."""
-
-    def by_host(allowed: list[tuple[int, set[int]]]) -> list[int]:
-        together = [set[int]() for _ in range(world.host_count)]
-        for host, mine in allowed:
-            together[host] |= mine
-        return [len(cores) for cores in together]
-
-    counts = world.decide((world.host_index, os.sched_getaffinity(0)), by_host)
-    return counts[world.host_index] // world.local_size

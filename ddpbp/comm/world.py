@@ -4,6 +4,7 @@ This module does not import NumPy, whose threads and kernel are set only after r
 settings to all ranks.
 """
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -206,6 +207,19 @@ def _first_fault(
             host, kind, message = fault
             return kind, message if rank == 0 else f"rank {rank} on {host}: {message}"
     return None
+
+
+def cores(world: World) -> int:
+    """Return the number of cores for each process of this host, whether bound to them or not."""
+
+    def by_host(allowed: list[tuple[int, set[int]]]) -> list[int]:
+        together = [set[int]() for _ in range(world.host_count)]
+        for host, mine in allowed:
+            together[host] |= mine
+        return [len(cores) for cores in together]
+
+    counts = world.decide((world.host_index, os.sched_getaffinity(0)), by_host)
+    return counts[world.host_index] // world.local_size
 
 
 def outlive(world: World, main: Callable[[World], Result]) -> Result:

@@ -1,8 +1,7 @@
 """How many ranks and threads a run may have."""
 
 from ddpbp.base import tree
-from ddpbp.comm import threads
-from ddpbp.comm.world import World
+from ddpbp.comm.world import World, cores
 from ddpbp.config.settings import Config
 from ddpbp.errors import ConfigError
 
@@ -42,6 +41,6 @@ def choose_threads(config: Config, parameters: int, world: World) -> int:
         require_enough_leaves(config, world.world_size * config.threads)
         return config.threads
     big = 6 * parameters * config.leaf_size >= THREAD_FLOPS
-    mine = min(threads.cores(world), leaves) if big else 1
+    mine = min(cores(world), leaves) if big else 1
     fewest: int = world.decide(max(1, mine), min)
     return fewest

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpbp.base import tree
-from ddpbp.comm import threads
-from ddpbp.comm.world import World
+from ddpbp.comm.world import World, cores
 from ddpbp.config.settings import Config
 from ddpbp.engine.build import make_network
 from ddpbp.engine.data import open_dataset
@@ -52,7 +51,7 @@ def plan(
     dataset = open_dataset(config, world)
     payload = payload_of(config, dataset)
     (leaves,) = payload.leaf_counts
-    here = max(world.host_sizes) if world.world_size > 1 else threads.cores(world)
+    here = max(world.host_sizes) if world.world_size > 1 else cores(world)
     ranks_per_host = min(ranks_per_host or here, leaves)
     connected = world.host_count > 1 or bytes_per_second > 0
     counts = numbers("--hosts", hosts) or [2**i for i in range(1, leaves.bit_length())]
@@ -151,7 +150,7 @@ def plan_under_mpi(config: Config, arguments: Sequence[str]) -> dict[str, Any] |
         If the ranks fail.
     """
     leaves = tree.leaf_count(config.batch_size, config.leaf_size)
-    count = min(threads.cores(World()), leaves)
+    count = min(cores(World()), leaves)
     if count < 2:
         return None
     try:
