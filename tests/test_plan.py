@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddpbp.base import tree
 from ddpbp.cli.main import run
 from ddpbp.comm.all_reduce.reducer import Payload
 from ddpbp.config.read import resolve
@@ -56,10 +57,11 @@ def test_bytes_are_those_of_a_ring_and_half_of_them_in_16_bits():
         return predict(machine(1e9), payload, Shape(hosts, 1))["sent_bytes_per_host"]
 
     for count in (2, 4, 8):
-        assert sent(PAYLOAD, count) == pytest.approx(2 * (count - 1) / count * 4e6, rel=1e-4)
-        assert sent(PAYLOAD._replace(wire="bf16"), count) == pytest.approx(
-            sent(PAYLOAD, count) / 2, rel=1e-4
-        )
+        # A rank's statistics, signal and "finite" go to all others; 8 leaves are one node a rank.
+        tails = (count - 1) * 8 * 3
+        ring = sent(PAYLOAD, count) - tails
+        assert ring == pytest.approx(2 * (count - 1) / count * 4e6)
+        assert sent(PAYLOAD._replace(wire="bf16"), count) - tails == pytest.approx(ring / 2)
 
 
 def test_shapes_fill_a_host_first_and_end_with_the_leaves():
@@ -98,7 +100,9 @@ def test_predictions_of_a_plan_are_near_what_bench_measures(python, tmp_path):
     assert 1 / 3 < rows[0]["step_seconds"] / bench["seconds_per_step"]["all"] < 3
     # 16,640 + 2,570 parameters, 1 Gbit/s: a host sends them once, and most of that is seen.
     two = next(row for row in rows if row["hosts"] == 2)
-    assert two["sent_bytes_per_host"] == pytest.approx(19_210 * 4, rel=0.01)
+    here = two["ranks"] // 2
+    nodes = max(len(tree.cover(8, rank, 2 * here)) for rank in range(2 * here)) * here
+    assert 0 < two["sent_bytes_per_host"] - 19_210 * 4 <= nodes * here * 8 * 3  # its statistics
     assert two["step_seconds"] - two["compute_seconds"] > 0.3e-3
 
 

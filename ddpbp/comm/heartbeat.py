@@ -38,9 +38,9 @@ from ddpbp.comm.world import World
 
 # A process that has to end first waits this long, for rank 0 to report and the launcher to end it.
 GRACE_SECONDS = 3.0
-START_SECONDS = 0.1  # between two looks at ranks that start
 # It ends then in any case: a disk or a terminal may block its report.
 RECORD_SECONDS, END_SECONDS = 1.0, 7.0
+START_SECONDS = 0.1  # between two looks at ranks that start
 # Rank 0 hears from no more processes a second: 1,024 took 1.3% of its time.
 REPORTS_PER_SECOND = 256
 STACKS_CHARACTERS = 20_000

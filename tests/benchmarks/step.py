@@ -22,14 +22,15 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # before NumPy
+from tests.benchmarks.compare import LEARNING_RATE, NETS, THREADS, activation, make_ddpbp, shape
+
+os.environ |= THREADS  # before NumPy is imported
 
 import numpy as np
 
 from ddpbp.data.order import Order
 from ddpbp.data.shards import POSITIONS_AT_ONCE
 from ddpbp.nn.activations import ACTIVATIONS
-from tests.benchmarks.compare import LEARNING_RATE, NETS, activation, make_ddpbp, shape
 
 Part = Callable[[], object]
 ROUND_SECONDS = 0.15
