@@ -106,8 +106,8 @@ def test_the_parts_can_be_built_without_a_settings_file(tmp_path):
     from ddpbp.base import tree
     from ddpbp.comm.all_reduce.choose import make_reducer
     from ddpbp.comm.all_reduce.reducer import Payload
+    from ddpbp.data.dataset import Part
     from ddpbp.data.shards import Shards
-    from ddpbp.data.sources import Part
     from ddpbp.nn.losses import LOSSES
     from ddpbp.nn.optimizers import OPTIMIZERS, Hyperparameters
 

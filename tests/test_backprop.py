@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ddpbp.base import tree
 from ddpbp.config.read import parse
+from ddpbp.data.dataset import Part
 from ddpbp.data.shards import leaf_shapes
-from ddpbp.data.sources import Part
 from ddpbp.engine.build import make_backprop, make_network
 from ddpbp.engine.loading import load
 from ddpbp.nn.activations import ACTIVATIONS, Activation, Array, hidden_activations

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpbp.data.sources import Part
+from ddpbp.data.dataset import Part
 from ddpbp.engine.loading import load
 from ddpbp.nn.activations import ACTIVATIONS, Array
 from ddpbp.nn.backprop import Backprop

@@ -8,8 +8,7 @@ import pytest
 
 from ddpbp.comm.world import World
 from ddpbp.config.read import parse
-from ddpbp.data.dataset import Dataset
-from ddpbp.data.sources import Part
+from ddpbp.data.dataset import Dataset, Part
 from ddpbp.engine.build import make_trainer
 from ddpbp.engine.trainer import Trainer
 from ddpbp.nn.schedules import SCHEDULES, ScheduleSettings, factor

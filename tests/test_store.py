@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from ddpbp.base.hashing import digest
 from ddpbp.cli.main import run
 from ddpbp.config.settings import CheckpointConfig
-from ddpbp.data.dataset import Standardization
+from ddpbp.data.standardization import Standardization
 from ddpbp.errors import DataError
 from ddpbp.nn.network import Network
 from ddpbp.store.checkpoint import (

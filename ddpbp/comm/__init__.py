@@ -8,6 +8,7 @@
 `shared_memory.py`  memory that the processes of one host share
 `all_reduce/`       the sum of the gradients over all ranks
 `tree_sum.py`       the sum of small vectors over all leaves, for losses and metrics
+`work.py`           work that the ranks divide
 `compare_ranks.py`   whether all ranks hold the same bits
 `heartbeat.py`      names a rank that died or stalled, and ends the run
 `handshake.py`      connects the heartbeats, and nobody else

@@ -170,6 +170,11 @@ class MpiWorld(World):
             self._barrier = make_barrier(self) or self._barrier
         return memory, reason
 
+    def share_whole(self, bytes_: int, folder: str = "") -> tuple[Array | None, str]:
+        from ddpbp.comm.shared_memory import map_whole
+
+        return map_whole(self, bytes_, folder)
+
     @_waiting
     def local_barrier(self) -> None:
         self._barrier()

@@ -38,7 +38,27 @@ def whole_pages(bytes_: int) -> int:
     return -(-bytes_ // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
+def map_whole(world: World, bytes_: int, folder: str) -> tuple[Array | None, str]:
+    """Map one piece of memory that all processes of this host have in common.
+
+    Parameters
+    ----------
+    world : World
+    bytes_ : int
+    folder : str
+        Where the file is; "" is `FOLDER`.
+
+    Returns
+    -------
+    memory, reason
+        As `World.share_whole` has them.
+    """
+    each = whole_pages(max(1, -(-bytes_ // world.local_size)))
+    memory, reason = map_pages(world, each, Path(folder) if folder else FOLDER)
+    return memory if memory is None else memory.reshape(-1)[:bytes_], reason
+
+
+def map_pages(world: World, bytes_per_rank: int, folder: Path = FOLDER) -> tuple[Array | None, str]:
     """Map memory that all processes of this host can read and write.
 
     The pages are reserved first: a /dev/shm that is too small (64 MB in a container) is a reason
@@ -54,15 +74,15 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
     each = whole_pages(bytes_per_rank)
     alone = world.local_size == 1
     creates = world.local_rank == 0 and not alone
-    path, file, reason = FOLDER, -1, ""
+    path, file, reason = folder, -1, ""
     if creates:
-        remove_orphans()
-        path = FOLDER / f"ddpbp.{os.getpid()}.{os.urandom(16).hex()}"
+        remove_orphans(folder)
+        path = folder / f"ddpbp.{os.getpid()}.{os.urandom(16).hex()}"
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             os.ftruncate(file, each * world.local_size)
         except OSError as error:
-            reason = _reason(world, error, each)
+            reason = _reason(world, error, folder, each)
     paths = world.decide((world.host_index, path) if creates else None, _by_host)
     memory: Array | None = None
     try:
@@ -73,10 +93,14 @@ def map_pages(world: World, bytes_per_rank: int) -> tuple[Array | None, str]:
         if file >= 0:
             os.posix_fallocate(file, world.local_rank * each, each)
     except OSError as error:
-        reason = reason or _reason(world, error, each)
+        reason = reason or _reason(world, error, folder, each)
     reason = world.decide(reason, lambda reasons: next(filter(None, reasons), ""))
     if not reason:
-        mapped = mmap.mmap(file, each * world.local_size)  # file -1 is private memory
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if alone else mmap.MAP_SHARED
+        mapped = mmap.mmap(file, each * world.local_size, kind)
+        if alone:
+            with contextlib.suppress(OSError):  # a kernel without large pages
+                mapped.madvise(mmap.MADV_HUGEPAGE)
         memory = np.frombuffer(mapped, np.uint8).reshape(world.local_size, each)
         memory = memory[:, :bytes_per_rank]
     if file >= 0:
@@ -107,17 +131,17 @@ def _require_own(file: int, path: Path, size_bytes: int) -> None:
         raise PermissionError(errno.EPERM, f"{path.name} is not the file of this run")
 
 
-def _reason(world: World, error: OSError, each: int) -> str:
+def _reason(world: World, error: OSError, folder: Path, each: int) -> str:
     needed = each * world.local_size / 2**20
-    reason = f"{FOLDER} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
-    if error.errno == errno.ENOSPC:
+    reason = f"{folder} on {world.host}: {error.strerror} ({needed:.0f} MiB needed)"
+    if error.errno == errno.ENOSPC and folder == FOLDER:
         reason += "; enlarge it, as with docker run --shm-size=1g"
     return reason
 
 
-def remove_orphans() -> None:
+def remove_orphans(folder: Path = FOLDER) -> None:
     """Remove the files of processes that were killed before they could delete them."""
-    for path in FOLDER.glob("ddpbp.*"):
+    for path in folder.glob("ddpbp.*"):
         name = NAME.fullmatch(path.name)
         with contextlib.suppress(OSError):  # another user's, or already removed
             status = path.lstat()

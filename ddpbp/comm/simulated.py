@@ -61,6 +61,10 @@ class SimulatedWorld(World):
         self._count += 1
         return self._hub.exchange(self.rank, self._count, value)
 
+    def share_whole(self, bytes_: int, folder: str = "") -> tuple[Array | None, str]:
+        memory, reason = super().share_whole(bytes_) if self.rank == 0 else (None, "")
+        return self._exchange(memory)[0], reason
+
     # Objects travel pickled: as with MPI, no rank receives another's own arrays.
 
     def all_gather_object(self, value: Any) -> list[Any]:

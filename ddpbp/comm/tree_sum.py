@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.base import tree
+from ddpbp.comm.work import divide
 from ddpbp.comm.world import World
 
 
@@ -29,14 +30,20 @@ def tree_sum(
     -------
     (k,) float64
         The same bits for every number of ranks.
+
+    Raises
+    ------
+    DdpbpError
+        On every rank, if a leaf raised one.
     """
-    start, stop = tree.deal(size, world.rank, world.world_size)
     merges, _ = tree.run_program(size, world.rank, world.world_size)
-    nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges)
+
+    def nodes(run: range) -> list[npt.NDArray[np.float64]]:
+        return tree.accumulate((leaf(i) for i in run), merges)
 
     def root(every: list[list[npt.NDArray[np.float64]]]) -> npt.NDArray[np.float64]:
         _, merges = tree.root_program(size, world.world_size)
         (total,) = tree.accumulate(chain.from_iterable(every), merges)
         return total
 
-    return world.decide(nodes, root)
+    return divide(world, size, nodes, root)

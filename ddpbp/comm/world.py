@@ -118,6 +118,26 @@ class World:
 
         return np.zeros((1, bytes_per_rank), np.uint8), ""
 
+    def share_whole(self, bytes_: int, folder: str = "") -> tuple[Array | None, str]:
+        """Return memory that the ranks of this host have in common: one piece, not one a rank.
+
+        Parameters
+        ----------
+        bytes_ : int
+        folder : str, optional
+            Where a file is mapped; by default in memory.
+
+        Returns
+        -------
+        memory : (bytes_,) uint8 or None
+            None on all ranks of all hosts if one of them could not map it.
+        reason : str
+            Why it is None.
+        """
+        import numpy as np
+
+        return np.empty(bytes_, np.uint8), ""
+
     def all_gather_object(self, value: Any) -> list[Any]:
         """Return every rank's small object, in rank order."""
         return [value]
@@ -187,15 +207,20 @@ class World:
         fault: tuple[type[DdpbpError], str] | None = None
         try:
             yield
-        except DdpbpError as error:
-            fault = (type(error), str(error))
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            fault = (DdpbpError, f"{error.strerror}{where}")
+        except (DdpbpError, OSError) as error:
+            fault = fault_of(error)
         first = self.decide(fault and (self.host, *fault), _first_fault)
         if first is not None:
             kind, message = first
             raise kind(message)
+
+
+def fault_of(error: DdpbpError | OSError) -> tuple[type[DdpbpError], str]:
+    """Return what an error becomes on the other ranks: its kind and its message."""
+    if isinstance(error, DdpbpError):
+        return type(error), str(error)
+    where = f": {error.filename}" if error.filename else ""
+    return DdpbpError, f"{error.strerror}{where}"
 
 
 def _first_fault(

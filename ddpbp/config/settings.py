@@ -37,6 +37,10 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The fraction of the training examples held out to watch the run, or a path."""
     test: Share | str | None = None
     """The fraction held out for the test, or a path; by default the source's own test part."""
+    keep_type: Annotated[bool, HARMLESS] = False
+    """Keep the features in the type of the source; less memory, slower steps, the same numbers."""
+    cache: Annotated[Text | None, HARMLESS] = None
+    """A folder for rows that do not fit in /dev/shm; by default that of temporary files."""
     target: str | int | None = None
     """The column (name or index) or array that holds the targets; several columns as "a,b"."""
     task: TaskName | None = None

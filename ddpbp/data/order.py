@@ -57,6 +57,39 @@ class Order:
             outside = outside[v[outside] >= self.n]
         return v.astype(np.int64)
 
+    def places(self, examples: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Return the positions at which `examples` stand: the inverse.
+
+        Parameters
+        ----------
+        examples : (m,) int
+            Each in [0, n).
+
+        Returns
+        -------
+        (m,) int64
+        """
+        v = self._back(examples.astype(self._word))
+        outside = np.flatnonzero(v >= self.n)
+        while outside.size:
+            v[outside] = self._back(v[outside])
+            outside = outside[v[outside] >= self.n]
+        return v.astype(np.int64)
+
+    def _back(self, v: Words) -> Words:
+        """Undo `_once`."""
+        a, b = self._word(self._a), self._word(self._b)
+        r = v // a
+        l = v - r * a
+        for i in reversed(range(_ROUNDS)):
+            r -= _below(self._keys[2 * i + 1], l, b)
+            np.minimum(r, r + b, out=r)  # modulo: a number below 0 wraps around to a huge one
+            l -= _below(self._keys[2 * i], r, a)
+            np.minimum(l, l + a, out=l)
+        r *= a
+        r += l
+        return r
+
     def _once(self, v: Words) -> Words:
         a, b = self._word(self._a), self._word(self._b)
         r = v // a

@@ -16,6 +16,16 @@ Array = npt.NDArray[Any]
 ROWS_AT_ONCE = 4_096
 """Rows of a table held beside the columns taken from it; no part of the arithmetic."""
 
+BLOCK_ELEMENTS, MOST_BLOCK_ROWS = 2**20, 2**16
+
+
+def block_rows(columns: int) -> int:
+    """Return the rows of a block, in which data are read, checked and hashed.
+
+    It depends on the columns alone, never on a file or on ranks.
+    """
+    return max(1, min(MOST_BLOCK_ROWS, BLOCK_ELEMENTS // max(1, columns)))
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -74,8 +84,17 @@ class Rows(ABC):
 
     @property
     def words(self) -> Sequence[str]:
-        """The distinct texts of the columns that may hold text, in order of appearance."""
+        """The distinct texts of the columns that may hold text, in the order they were read."""
         return ()
+
+    @property
+    def slow(self) -> bool:
+        """Reading again costs much more than reading numbers: text, compressed data."""
+        return False
+
+    def pick(self, columns: Sequence[int]) -> "Rows":
+        """Return some columns of a table, in this order."""
+        return Columns(self, columns)
 
 
 class ArrayRows(Rows):
@@ -86,14 +105,20 @@ class ArrayRows(Rows):
     array : (n, ...) array
     where : str
         What the array is, for messages.
+    words : sequence of str, optional
+        The texts that its numbers mean.
     """
 
-    def __init__(self, array: Array, where: str) -> None:
+    def __init__(self, array: Array, where: str, words: Sequence[str] = ()) -> None:
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where}: numbers of type {array.dtype}; real numbers are needed")
         if array.ndim == 0:
             raise DataError(f"{where}: a single number; an array with a row per example is needed")
-        self._array = array
+        self._array, self._words = array, words
+
+    @property
+    def words(self) -> Sequence[str]:  # noqa: D102
+        return self._words
 
     @property
     def schema(self) -> Schema:  # noqa: D102 - as the interface has it
@@ -118,6 +143,10 @@ class Columns(Rows):
         names = tuple(whole.names[c] for c in self._columns) if whole.names else None
         return Schema((len(self._columns),), whole.dtype, names)
 
+    @property
+    def words(self) -> Sequence[str]:  # noqa: D102
+        return self._table.words
+
     def __len__(self) -> int:
         return len(self._table)
 
@@ -130,12 +159,17 @@ class Columns(Rows):
             out[start - rows.start : stop - rows.start] = whole[:, self._columns]
 
 
+def read_rows(rows: Rows, which: slice, dtype: npt.DTypeLike) -> Array:
+    """Return consecutive rows as a (rows, columns) array of `dtype`."""
+    out = np.empty((which.stop - which.start, rows.schema.columns), dtype)
+    with np.errstate(over="ignore"):  # an infinite result is refused by the caller
+        rows.read(which, out)
+    return out
+
+
 def read_all(rows: Rows, dtype: npt.DTypeLike) -> Array:
     """Return all rows as an (n, columns) array of `dtype`."""
-    out = np.empty((len(rows), rows.schema.columns), dtype)
-    with np.errstate(over="ignore"):  # an infinite result is refused by the caller
-        rows.read(slice(0, len(rows)), out)
-    return out
+    return read_rows(rows, slice(0, len(rows)), dtype)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""From the name or the path of a source to checked arrays: for training, `eval` and `predict`."""
+"""From the name or the path of a source to its examples: for training, `eval` and `predict`.
+
+Nothing is read here but headers.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,33 +9,64 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpbp.base.tasks import Task
 from ddpbp.data import checks
 from ddpbp.data.builtin import NAMED
 from ddpbp.data.columns import feature_columns, target_columns, targets_present
 from ddpbp.data.files import hint, reading
 from ddpbp.data.formats.table import format_of
 from ddpbp.data.options import SourceOptions
-from ddpbp.data.rows import Array, Columns, Contents, Rows
+from ddpbp.data.rows import Array, Contents, Rows, read_rows
 from ddpbp.errors import DataError
 
 
 @dataclass(frozen=True)
-class Part:
-    """Examples as rows.
+class Examples:
+    """Examples where they are stored; they are read by ranges of rows.
 
     Attributes
     ----------
-    x : (n, features) uint8, float32 or float64
-        The features, C-contiguous.
-    y : (n,) int64 or (n, targets) float64
-        For classification the index of the class, otherwise the targets.
+    x : Finite
+        The features, of type uint8, float32 or float64.
+    y : Finite
+        The targets as they are stored.
+    where : str
+        The part of a source, for messages.
+    table : Rows or None
+        The columns of x, then those of y, where both stand in one table.
     """
 
-    x: Array
-    y: Array
+    x: checks.Finite
+    y: checks.Finite
+    where: str
+    table: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def features(self) -> int:
+        """The number of features."""
+        return self.x.schema.columns
+
+    @property
+    def targets(self) -> int:
+        """The number of columns of targets."""
+        return self.y.schema.columns
+
+    def read(self, rows: slice) -> tuple[Array, Array]:
+        """Read consecutive examples: (rows, features) and (rows, targets) as x and y have them."""
+        dtypes = self.x.schema.dtype, self.y.schema.dtype
+        if self.table is None:
+            return read_rows(self.x, rows, dtypes[0]), read_rows(self.y, rows, dtypes[1])
+        whole = read_rows(self.table, rows, self.table.schema.dtype)
+        x, y = (
+            part.astype(dtype)
+            for part, dtype in zip(np.split(whole, [self.features], 1), dtypes, strict=True)
+        )
+        self.x.require_finite(x, rows.start)
+        self.y.require_finite(y, rows.start)
+        return x, y
 
 
 @dataclass(frozen=True)
@@ -41,49 +75,31 @@ class Source:
 
     Attributes
     ----------
-    train : Part
+    train : Examples
         The examples to learn from.
-    test : Part or None
+    test : Examples or None
         The source's own test part, where it has one.
     classes : tuple of str or None
-        The names of the classes; None unless the task is classification.
+        The names of the classes 0, 1, ..., where the source has them; others are found by reading.
     name : str
         The name or the path.
-    task : str
-        The name of the task.
+    task : Task
     columns : tuple of str or None
         The names of the features, where the file has a header.
     target : str or None
         The names of the target columns, likewise.
+    label_column : str
+        Where the labels stand, for messages.
     """
 
-    train: Part
-    test: Part | None
+    train: Examples
+    test: Examples | None
     classes: tuple[str, ...] | None
     name: str
-    task: str
+    task: Task
     columns: tuple[str, ...] | None = None
     target: str | None = None
-
-    def describe(self, training: int, test: int) -> str:
-        """Return one line for the log, with the numbers of examples to train and to test on."""
-        outputs = f"{self.outputs} {'classes' if self.classes else 'targets'}"
-        if self.outputs == 1:
-            outputs = "1 target"
-        return (
-            f"{self.name}: {training} training and {test or 'no'} test examples, "
-            f"{self.train.x.shape[1]} features, {outputs} ({self.task})"
-        )
-
-    @property
-    def description(self) -> str:
-        """`describe` for the parts of the source itself."""
-        return self.describe(len(self.train), len(self.test) if self.test else 0)
-
-    @property
-    def outputs(self) -> int:
-        """The number of classes, or of targets."""
-        return len(self.classes) if self.classes else int(self.train.y.shape[1])
+    label_column: str = ""
 
 
 def open_rows(source: str, options: SourceOptions) -> Contents:
@@ -101,7 +117,7 @@ def open_rows(source: str, options: SourceOptions) -> Contents:
 
 
 def open_source(source: str, options: SourceOptions) -> Source:
-    """Read all examples of a source.
+    """Open the examples of a source.
 
     Parameters
     ----------
@@ -112,12 +128,12 @@ def open_source(source: str, options: SourceOptions) -> Source:
     Returns
     -------
     Source
-        The examples, all finite, with targets that fit the task.
+        The examples, not read yet.
 
     Raises
     ------
     DataError
-        For anything missing, damaged or unfit.
+        For anything missing or damaged, as far as headers show it.
     """
     contents = open_rows(source, options)
     if contents.table is not None:
@@ -125,8 +141,8 @@ def open_source(source: str, options: SourceOptions) -> Source:
     return _from_arrays(source, contents, options)
 
 
-def read_features(source: str, options: SourceOptions, features: int) -> Array:
-    """Read rows to predict from.
+def open_features(source: str, options: SourceOptions, features: int) -> checks.Finite:
+    """Open rows to predict from.
 
     Parameters
     ----------
@@ -140,7 +156,8 @@ def read_features(source: str, options: SourceOptions, features: int) -> Array:
 
     Returns
     -------
-    (n, features) uint8, float32 or float64
+    Finite
+        Rows of type uint8, float32 or float64.
     """
     contents = open_rows(source, options)
     where, table = contents.where, contents.table
@@ -150,7 +167,7 @@ def read_features(source: str, options: SourceOptions, features: int) -> Array:
         targets = [] if named else targets_present(table.schema, where, options.target, features)
         picks = feature_columns(table.schema, targets, options.columns, where)
         others = [column for column in range(table.schema.columns) if column not in picks]
-        rows = Columns(table.allow_text(others), picks) if others or named else table
+        rows = table.allow_text(others).pick(picks) if others or named else table
     else:
         held = contents.arrays
         names = [*held] if len(held) == 1 else [name for name in ("x", "x_test") if name in held]
@@ -165,7 +182,7 @@ def read_features(source: str, options: SourceOptions, features: int) -> Array:
             f"{source}: {rows.schema.columns} features in each row where the model takes "
             f"{features}; give rows like those it was trained on"
         )
-    return checks.feature_values(rows, f"{where}: features")
+    return checks.features(rows, f"{where}: features")
 
 
 def _from_table(source: str, contents: Contents, table: Rows, options: SourceOptions) -> Source:
@@ -181,29 +198,31 @@ def _from_table(source: str, contents: Contents, table: Rows, options: SourceOpt
     features = feature_columns(schema, targets, options.columns, where)
     dropped = {*range(schema.columns)} - {*targets, *features}
     table = table.allow_text(dropped | {*targets} if task.classes else dropped)
-    x = checks.feature_values(Columns(table, features), f"{where}: train features")
-    y = checks.target_values(Columns(table, targets), f"{where}: train labels")
-    classes = None
-    if task.classes and table.words:
-        column = f'"{schema.names[targets[0]]}"' if schema.names else str(targets[0])
-        y, classes = checks.sort_classes(y, table.words, f"{where}: column {column}")
-    return _source(
+    column = f'"{schema.names[targets[0]]}"' if schema.names else str(targets[0])
+    train = Examples(
+        checks.features(table.pick(features), f"{where}: train features"),
+        checks.targets(table.pick(targets), f"{where}: train labels"),
+        f"{where}: train",
+        table.pick([*features, *targets]),
+    )
+    return Source(
+        train,
+        None,
+        None,
         source,
-        contents,
-        options,
-        [(x, y)],
-        classes=classes,
+        task,
         columns=tuple(schema.names[c] for c in features) if schema.names else None,
         target=",".join(schema.names[c] for c in targets) if schema.names else None,
+        label_column=f"{where}: column {column}",
     )
 
 
 def _from_arrays(source: str, contents: Contents, options: SourceOptions) -> Source:
-    """Read the arrays x and y, or x_train and y_train, and x_test and y_test if there."""
-    where, held = contents.where, contents.arrays
+    """Open the arrays x and y, or x_train and y_train, and x_test and y_test if there."""
+    where, held, task = contents.where, contents.arrays, options.task
     target = (options.target or "y").removesuffix("_train")
 
-    def pair(part: str) -> tuple[Array, Array]:
+    def examples(part: str) -> Examples:
         names = [
             f"{name}_{part}" if part == "test" or f"{name}_{part}" in held else name
             for name in ("x", target)
@@ -220,46 +239,29 @@ def _from_arrays(source: str, contents: Contents, options: SourceOptions) -> Sou
                 f"{where}: {len(x)} rows of features but {len(y)} of labels in the {part} part; "
                 "each row needs its label"
             )
-        return (
-            checks.feature_values(x, f"{where}: {part} features"),
-            checks.target_values(y, f"{where}: {part} labels"),
+        return Examples(
+            checks.features(x, f"{where}: {part} features"),
+            checks.targets(y, f"{where}: {part} labels"),
+            f"{where}: {part}",
         )
 
-    pairs = [pair("train")]
+    train, test = examples("train"), None
     if {"x_test", f"{target}_test"} & held.keys():
-        pairs.append(pair("test"))
-    return _source(source, contents, options, pairs, classes=contents.classes)
-
-
-def _source(
-    source: str,
-    contents: Contents,
-    options: SourceOptions,
-    pairs: list[tuple[Array, Array]],
-    *,
-    classes: tuple[str, ...] | None,
-    columns: tuple[str, ...] | None = None,
-    target: str | None = None,
-) -> Source:
-    """Check the train and the test part against each other and the task."""
-    where, task = contents.where, options.task
-    known = None if classes is None else np.arange(len(classes))
-    if task.classes and known is None:
-        known = checks.labels_of(pairs[0][1], f"{where}: train labels")
-        classes = tuple(str(int(label)) for label in known)
-    parts = []
-    for part, (x, raw) in zip(("train", "test"), pairs, strict=False):
-        y = checks.targets_of(raw, f"{where}: {part} labels", task, known)
-        parts.append(Part(x, y))
-    first, last = parts[0], parts[-1]
-    if last.x.shape[1] != first.x.shape[1] or last.y.shape[1:] != first.y.shape[1:]:
+        test = examples("test")
+        shapes = [(part.features, part.targets) for part in (test, train)]
+        if shapes[0] != shapes[1]:
+            (features, targets), (expected_features, expected) = shapes
+            raise DataError(
+                f"{where}: {features} features and {targets} targets in each row of the test part, "
+                f"{expected_features} and {expected} in the train part; they must agree"
+            )
+    if task.single and train.targets != 1:
         raise DataError(
-            f"{where}: rows of shape {last.x.shape[1:]} and {last.y.shape[1:]} in the test part, "
-            f"{first.x.shape[1:]} and {first.y.shape[1:]} in the train part; they must agree"
+            f"{where}: train labels are of shape {(len(train), train.targets)}; {task.name} takes "
+            "one number for each example (for one-hot rows take argmax(1), for many 0/1 targets "
+            "task multilabel)"
         )
-    test = last if len(parts) > 1 else None
-    names = classes if task.classes else None
-    return Source(first, test, names, source, task.name, columns, target)
+    return Source(train, test, contents.classes if task.classes else None, source, task)
 
 
 def _existing(source: str, names: Collection[str]) -> Path:

@@ -1,18 +1,17 @@
 """From settings to the examples of a run."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from ddpbp.base.hashing import digest
 from ddpbp.base.tasks import TASKS
 from ddpbp.comm.compare_ranks import require_equal
-from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset, make_dataset
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.sources import Source, open_source
+from ddpbp.engine.team import Team
 from ddpbp.nn.losses import LOSSES
 
 
@@ -57,15 +56,24 @@ def other_options(
     return options if Path(path).is_dir() else replace(options, format=None)
 
 
-def open_dataset(config: Config, world: World) -> Dataset:
-    """Read, split and standardise the data; all ranks must see the same bytes.
+def open_dataset(
+    config: Config, world: World, say: Callable[[str], None] = lambda _: None
+) -> Dataset:
+    """Read, split and standardise the data; all hosts must see the same bytes.
+
+    Parameters
+    ----------
+    config : Config
+    world : World
+    say : callable, optional
+        Shows a line while it takes long; called on rank 0.
 
     Raises
     ------
     DataError
         On every rank, if one of them cannot read its data.
     OutOfStep
-        If the ranks read different data.
+        If the hosts read different data.
     """
     data = config.data
 
@@ -78,22 +86,20 @@ def open_dataset(config: Config, world: World) -> Dataset:
         source = open_source(data.source, source_options(config))
         validation = held_out(data.validation)
         test = None if data.test is None else held_out(data.test)
-    parts = [source.train, source.test]
-    parts += [other.train for other in (validation, test) if isinstance(other, Source)]
-    sha256 = digest(array for part in parts if part for array in (part.x, part.y))
-    require_equal(
-        world,
-        f"data {data.source}",
-        f"{sha256} {source.description} {source.classes}",
-        "give every host the same files",
-    )
     dataset = make_dataset(
         source,
         validation=validation,
         test=test,
         standardize=data.standardize,
+        keep_type=data.keep_type,
         dtype=config.model.dtype,
         seed=config.seed,
-        tree_sum=partial(tree_sum, world),
+        team=Team(world, data.cache, say),
     )
-    return replace(dataset, sha256=sha256)
+    require_equal(
+        world,
+        f"data {data.source}",
+        f"{dataset.sha256} {dataset.description} {dataset.classes}",
+        "give every host the same files",
+    )
+    return dataset

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ddpbp.data.dataset import Part
 from ddpbp.data.shards import Shard
-from ddpbp.data.sources import Part
 from ddpbp.engine.loading import load
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Parameters

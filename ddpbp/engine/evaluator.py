@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ddpbp.base import tree
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
-from ddpbp.data.sources import Part
+from ddpbp.data.dataset import Part
 from ddpbp.engine.loading import load
 from ddpbp.metrics import table as metrics
 from ddpbp.nn.backprop import Backprop

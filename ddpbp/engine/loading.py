@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.data.sources import Part
+from ddpbp.data.dataset import Part
 from ddpbp.nn.backprop import Backprop
 
 Indices = npt.NDArray[np.int64] | slice
@@ -24,12 +24,16 @@ def load(
         The leaves they form, in order.
     """
     backprop.arrange(shapes)
+    x = backprop.x[: sum(count * size for count, size in shapes)]
     if isinstance(indices, slice):
-        rows = indices.stop - indices.start
-        backprop.x[:rows], y = part.x[indices], part.y[indices]
+        found, y = part.x[indices], part.y[indices]
     else:
-        rows = len(indices)
+        as_it_is = part.scale is None and part.x.dtype == x.dtype
         # Mode "clip" writes straight to `out`; the indices are in range
-        part.x.take(indices, axis=0, out=backprop.x[:rows], mode="clip")
+        found = part.x.take(indices, axis=0, out=x if as_it_is else None, mode="clip")
         y = part.y.take(indices, axis=0, mode="clip")
-    backprop.loss.write_targets(y, backprop.y[:rows])
+    if part.scale:
+        part.scale.apply_to(found, x)
+    elif found is not x:
+        x[...] = found
+    backprop.loss.write_targets(y, backprop.y[: len(x)])

@@ -12,8 +12,8 @@ from ddpbp.base.hashing import digest
 from ddpbp.comm.all_reduce.reducer import Reducer
 from ddpbp.comm.compare_ranks import require_equal, require_in_step
 from ddpbp.comm.world import World
+from ddpbp.data.dataset import Part
 from ddpbp.data.shards import Shard, Shards
-from ddpbp.data.sources import Part
 from ddpbp.engine.canary import canary
 from ddpbp.engine.divergence import first_place
 from ddpbp.engine.loading import load

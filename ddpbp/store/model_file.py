@@ -39,7 +39,7 @@ from ddpbp.store.tensors import encode, read_metadata, read_tensors
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ddpbp.data.dataset import Standardization
+    from ddpbp.data.standardization import Standardization
     from ddpbp.nn.network import Network, Parameters
 
     Array = npt.NDArray[Any]
@@ -242,7 +242,7 @@ def _assemble(header: Mapping[str, Any], tensors: Mapping[str, Array]) -> Stored
     """Build the model; content that does not fit raises an error that the reader catches."""
     import numpy as np
 
-    from ddpbp.data.dataset import Standardization
+    from ddpbp.data.standardization import Standardization
     from ddpbp.nn.network import Network
 
     config = parse(header["config"])

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpbp.comm.world import World
-from ddpbp.data.checks import feature_values
-from ddpbp.data.dataset import require_range, with_classes
-from ddpbp.data.rows import ArrayRows
-from ddpbp.data.sources import Part, Source, open_source, read_features
+from ddpbp.data.checks import features, require_range
+from ddpbp.data.dataset import Part, labels_of
+from ddpbp.data.rows import ArrayRows, Rows, read_all
+from ddpbp.data.sources import open_features, open_source
+from ddpbp.data.spool import spooled
 from ddpbp.engine.build import make_evaluator
 from ddpbp.engine.data import open_dataset, other_options
+from ddpbp.engine.team import Team
 from ddpbp.errors import ConfigError, DataError
 from ddpbp.run.output import print_text
 from ddpbp.store.files import write_whole
@@ -45,22 +47,29 @@ def score(model: StoredModel, data: str | None, world: World) -> dict[str, float
         if part is None:
             raise DataError("the model was trained without test or validation data; name some DATA")
         return evaluator.score(model.theta, part)
-    with world.together():
-        options = other_options(model.config, data, model.target, model.columns)
-        part = _like_training(model, open_source(data, options))
+    part = _like_training(model, data, world)
     with np.errstate(over="ignore", invalid="ignore"):
         return evaluator.score(model.theta, part)
 
 
-def _like_training(model: StoredModel, source: Source) -> Part:
+def _like_training(model: StoredModel, data: str, world: World) -> Part:
     """Return the examples of a source with the model's classes and standardisation."""
-    _require_features(model, source.train.x, source.name)
-    part = with_classes(model.classes, source)
-    targets = 1 if part.y.ndim == 1 else part.y.shape[1]
+    team = Team(world)
+    with world.together():
+        options = other_options(model.config, data, model.target, model.columns)
+        source = open_source(data, options)
+        _require_features(model, source.train.x, source.name)
+    examples = spooled(source.train, team)
+    labels = labels_of(source, examples, team).translated(model.classes, source.name)
     expected = 1 if model.classes else model.network.sizes[-1]
-    if targets != expected or (part.y.ndim == 1) != bool(model.classes):
-        raise DataError(f"{source.name}: {targets} targets in each row, the model gives {expected}")
-    return Part(_scaled(model, part.x, source.name), part.y)
+    if examples.targets != expected:
+        raise DataError(
+            f"{source.name}: {examples.targets} targets in each row, the model gives {expected}"
+        )
+    with world.together():
+        x, raw = examples.read(slice(0, len(examples)))
+        y = labels.targets(raw, examples.y.words, f"{examples.where} labels", 0)
+        return Part(_scaled(model, x, source.name), y)
 
 
 def predict(model: StoredModel, data: str | Array, world: World) -> Array:
@@ -86,10 +95,11 @@ def predict(model: StoredModel, data: str | Array, world: World) -> Array:
     with world.together():
         if isinstance(data, str):
             options = other_options(model.config, data, model.target, model.columns)
-            x = read_features(data, options, model.network.sizes[0])
+            rows = open_features(data, options, model.network.sizes[0])
         else:
-            x = feature_values(ArrayRows(np.asarray(data), "x"), "x")
-            _require_features(model, x, "x")
+            rows = features(ArrayRows(np.asarray(data), "x"), "x")
+            _require_features(model, rows, "x")
+        x = read_all(rows, rows.schema.dtype)
         x = _scaled(model, x, data if isinstance(data, str) else "x")
     evaluator = make_evaluator(model.config, model.network, world)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -103,10 +113,10 @@ def predict(model: StoredModel, data: str | Array, world: World) -> Array:
     return a
 
 
-def _require_features(model: StoredModel, x: Array, where: str) -> None:
-    features, expected = x.shape[1], model.network.sizes[0]
-    if features != expected:
-        raise DataError(f"{where}: {features} features in each row, the model takes {expected}")
+def _require_features(model: StoredModel, rows: Rows, where: str) -> None:
+    columns, expected = rows.schema.columns, model.network.sizes[0]
+    if columns != expected:
+        raise DataError(f"{where}: {columns} features in each row, the model takes {expected}")
 
 
 def require_writable_name(output: Path | None) -> None:

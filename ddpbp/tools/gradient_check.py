@@ -10,7 +10,7 @@ from msgspec import structs
 from ddpbp.base import draws
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
-from ddpbp.data.sources import Part
+from ddpbp.data.dataset import Part
 from ddpbp.engine.build import make_backprop, make_network
 from ddpbp.engine.data import open_dataset
 from ddpbp.engine.loading import load

@@ -1,0 +1,94 @@
+"""Standardisation: each feature to mean 0 and deviation 1, fitted on the training part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.data.rows import Array, Rows, read_rows
+from ddpbp.data.team import Team
+from ddpbp.errors import DataError
+
+Float64 = npt.NDArray[np.float64]
+
+LEAF_ROWS = 1_024
+"""Rows of a leaf of the sums; part of the arithmetic."""
+CACHE_ELEMENTS = 32_768
+"""Elements that one call scales; no part of the arithmetic."""
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """x ← (x − mean) / deviation.
+
+    Attributes
+    ----------
+    mean, deviation : (features,) float64
+        A deviation of zero counts as 1.
+    """
+
+    mean: Float64
+    deviation: Float64
+
+    def apply(self, x: Array, dtype: npt.DTypeLike) -> Array:
+        """Return (n, features) rows shifted and scaled in float64, then cast to `dtype`."""
+        out: npt.NDArray[Any] = np.empty(x.shape, dtype)
+        self.apply_to(x, out)
+        return out
+
+    def apply_to(self, x: Array, out: Array) -> None:
+        """Write (n, features) rows, shifted and scaled in float64, to `out` in its type."""
+        with np.errstate(over="ignore"):  # an infinite result is refused by the caller
+            for start in range(0, len(x), step := max(1, CACHE_ELEMENTS // len(self.mean))):
+                centred = x[start : start + step] - self.mean
+                np.divide(centred, self.deviation, out=centred)
+                out[start : start + step] = centred
+
+
+def fit_standardization(x: Rows, team: Team) -> Standardization:
+    """Fit mean and deviation, summed in float64 over leaves of fixed size.
+
+    Raises
+    ------
+    DataError
+        Names a feature whose squares are beyond the range of float64.
+    """
+    n, columns = len(x), x.schema.columns
+    leaves = -(-n // LEAF_ROWS)
+    first = np.empty((0, columns))
+
+    def leaf(i: int) -> Float64:
+        return read_rows(x, slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, n)), np.float64)
+
+    def sums(i: int) -> Float64:
+        """Return the sum of each feature, and whether it differs from that of the first row."""
+        nonlocal first
+        if not len(first):
+            first = read_rows(x, slice(0, 1), np.float64)
+        rows = leaf(i)
+        differs = rows[-1] != first[0]
+        same = np.flatnonzero(~differs)
+        if len(same):
+            differs[same] = (rows[:, same] != first[:, same]).any(axis=0)
+        return np.concatenate([np.add.reduce(rows, axis=0), differs])
+
+    def squares(i: int) -> Float64:
+        centred = leaf(i)
+        centred -= mean
+        centred *= centred
+        total: Float64 = np.add.reduce(centred, axis=0)
+        return total
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        both = team.tree_sum(sums, leaves)
+        mean = both[:columns] / n
+        deviation = np.sqrt(team.tree_sum(squares, leaves) / n)
+    if not np.isfinite(deviation).all():
+        column = int(np.argmin(np.isfinite(deviation)))
+        raise DataError(
+            f"feature {column} (from 0): its values are too large to be squared; scale them down"
+        )
+    # The mean of equal values may be off by a rounding, and then their deviation is not 0.
+    deviation[(deviation == 0.0) | (both[columns:] == 0)] = 1.0
+    return Standardization(mean, deviation)

@@ -1,0 +1,103 @@
+"""The ranks of a world, as those who load data together."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ddpbp.comm.tree_sum import tree_sum
+from ddpbp.comm.work import divide
+from ddpbp.comm.world import World
+from ddpbp.data.team import Shared
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+Float64 = npt.NDArray[np.float64]
+
+MIB = 2**20
+MOST_SCRATCH_BYTES = 256 * MIB  # of memory; more is kept in a file while loading
+FIRST_SECONDS, EVERY_SECONDS = 3.0, 10.0  # until the first line of progress, and between lines
+
+
+class Team:
+    """Implements `data.team.Team`.
+
+    Parameters
+    ----------
+    world : World
+    cache : str or None
+        The folder of files that are mapped where memory does not suffice.
+    say : callable
+        Shows a line; called on rank 0.
+    """
+
+    def __init__(
+        self, world: World, cache: str | None = None, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._world, self._say = world, say if world.rank == 0 else lambda _: None
+        self._cache = cache
+        self._next = time.monotonic() + FIRST_SECONDS
+
+    def divide(
+        self,
+        count: int,
+        work: Callable[[range], Value],
+        combine: Callable[[list[Value]], Result],
+        into: Shared | None = None,
+    ) -> Result:
+        """Do `count` pieces of work, each rank a run of them."""
+        share = (into.run, into.runs) if into else None
+        return divide(self._world, count, work, combine, share)
+
+    def tree_sum(self, leaf: Callable[[int], Float64], size: int) -> Float64:
+        """Sum the vectors of leaves along the canonical tree."""
+
+        def counted(i: int) -> Float64:
+            self._world.pulse.progress += 1
+            return leaf(i)
+
+        return tree_sum(self._world, counted, size)
+
+    def meet(self) -> None:
+        """Wait for all ranks."""
+        self._world.barrier()
+
+    def share(self, bytes_: int, what: str, *, scratch: bool = False) -> Shared:
+        """Return memory for one copy on each host: in /dev/shm, in a file, or in each rank."""
+        world = self._world
+        if max(world.host_sizes) == 1:
+            return Shared(np.empty(bytes_, np.uint8))
+        size = f"{what} ({bytes_ / MIB:,.0f} MiB)"
+        cache = self._cache or tempfile.gettempdir()
+        places = ["", cache]
+        if scratch and bytes_ > MOST_SCRATCH_BYTES:
+            places.reverse()
+        for place in places:
+            memory, reason = world.share_whole(bytes_, place)
+            if memory is not None:
+                return Shared(memory, world.local_rank, world.local_size)
+            self._say(f"{size} cannot be shared: {reason}")
+        self._say(f"{size}: every rank keeps a copy of its own; set data.cache to a larger folder")
+        return Shared(np.empty(bytes_, np.uint8))
+
+    def copies(self, values: list[Value], into: Shared) -> list[list[Value]]:
+        """Group values of all ranks, in rank order, by the copy they belong to."""
+        if into.runs == 1:
+            return [[value] for value in values]
+        rest = iter(values)
+        return [list(islice(rest, size)) for size in self._world.host_sizes]
+
+    def copy_index(self, into: Shared) -> int:
+        """Return which of `copies` is this rank's."""
+        return self._world.rank if into.runs == 1 else self._world.host_index
+
+    def tick(self, what: str, done: int, count: int) -> None:
+        """Note that `done` of this rank's `count` pieces are read."""
+        self._world.pulse.progress += 1
+        if (now := time.monotonic()) > self._next:
+            self._next = now + EVERY_SECONDS
+            self._say(f"{what}: {done / count:.0%} read")
