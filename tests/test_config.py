@@ -368,7 +368,7 @@ def test_settings_that_no_number_depends_on():
         *("output", "threads", "log_every_steps", "check_every_steps", "max_seconds"),
         *("stall_seconds", "bucket_cap_bytes", "data.folder", "checkpoint.every_steps"),
         *("checkpoint.every_minutes", "checkpoint.keep_last", "checkpoint.keep_best"),
-        "optimizer.shard",
+        *("optimizer.shard", "data.keep_type", "data.cache"),
     }
 
 

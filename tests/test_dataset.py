@@ -1,30 +1,38 @@
 """Splits, standardisation and the data set of a run: any number of ranks, the same bits."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ddpbp.base.tasks import CLASSIFICATION, REGRESSION
 from ddpbp.comm.simulated import simulate
-from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
-from ddpbp.data import dataset as module
-from ddpbp.data.dataset import Dataset, TreeSum, fit_standardization, make_dataset, split
-from ddpbp.data.sources import Part, Source
+from ddpbp.data import checks
+from ddpbp.data import standardization as module
+from ddpbp.data.dataset import Dataset, Part, make_dataset
+from ddpbp.data.rows import ArrayRows
+from ddpbp.data.sources import Examples, Source
+from ddpbp.data.standardization import fit_standardization
+from ddpbp.engine.team import Team
 from ddpbp.errors import DataError
 
-ALONE = partial(tree_sum, World())
+ALONE = Team(World())
+
+
+def examples_of(x: npt.ArrayLike, y: npt.NDArray[Any]) -> Examples:
+    features = checks.features(ArrayRows(np.asarray(x), "x"), "x")
+    return Examples(features, checks.targets(ArrayRows(y, "y"), "y"), "the data: train")
 
 
 def source_of(
-    x: npt.ArrayLike, y: npt.NDArray[Any] | None = None, test: Part | None = None
+    x: npt.ArrayLike, y: npt.NDArray[Any] | None = None, test: Examples | None = None
 ) -> Source:
     x = np.asarray(x)
     y = np.arange(len(x), dtype=np.float64)[:, None] if y is None else y
-    return Source(Part(x, y), test, None, "the data", "")
+    return Source(examples_of(x, y), test, None, "the data", REGRESSION)
 
 
 def random_source(n: int = 3_001, features: int = 4, dtype: Any = np.float64) -> Source:
@@ -39,19 +47,31 @@ def prepared(
     validation: float | Source = 0.0,
     test: float | Source | None = None,
     standardize: bool = True,
+    keep_type: bool = False,
     dtype: str = "float32",
     seed: int = 0,
-    tree_sum: TreeSum = ALONE,
+    team: Team = ALONE,
 ) -> Dataset:
     return make_dataset(
         source,
         validation=validation,
         test=test,
         standardize=standardize,
+        keep_type=keep_type,
         dtype=dtype,
         seed=seed,
-        tree_sum=tree_sum,
+        team=team,
     )
+
+
+def split(
+    source: Source, *, validation: float | Source, test: float | Source | None, seed: int
+) -> tuple[Part, Part | None, Part | None]:
+    """Return the parts as they are in the source."""
+    whole = prepared(
+        source, validation=validation, test=test, standardize=False, dtype="float64", seed=seed
+    )
+    return whole.train, whole.validation, whole.test
 
 
 def rows_of(parts: Iterable[Part | None]) -> list[list[int]]:
@@ -87,8 +107,10 @@ def test_split_is_a_function_of_the_seed():
 
 def test_own_test_part_is_taken_unless_a_share_is_asked_for():
     own = random_source(5).train
-    source = Source(random_source(100).train, own, None, "the data", "")
-    assert split(source, validation=0.1, test=None, seed=0)[2] is own
+    source = Source(random_source(100).train, own, None, "the data", REGRESSION)
+    taken = split(source, validation=0.1, test=None, seed=0)[2]
+    assert taken is not None
+    np.testing.assert_array_equal(taken.x, own.read(slice(0, 5))[0])
     tested = split(source, validation=0.1, test=0.2, seed=0)[2]
     assert tested is not None
     assert len(tested) == 20
@@ -100,9 +122,13 @@ def test_own_test_part_is_taken_unless_a_share_is_asked_for():
 )
 def test_the_description_counts_the_test_examples_that_are_used(own, share, training, test):
     whole = random_source(100)
-    source = Source(whole.train, random_source(own).train if own else None, None, "the data", "t")
+    source = Source(
+        whole.train, random_source(own).train if own else None, None, "the data", REGRESSION
+    )
     described = prepared(source, validation=0.1, test=share).description
-    expected = f"the data: {training} training and {test} test examples, 4 features, 1 target (t)"
+    expected = (
+        f"the data: {training} training and {test} test examples, 4 features, 1 target (regression)"
+    )
     assert described == expected
 
 
@@ -114,7 +140,9 @@ def test_the_description_counts_a_test_part_from_another_source():
 def test_a_source_may_be_the_validation_part():
     other = random_source(5)
     train, held, _ = split(random_source(20), validation=other, test=None, seed=0)
-    assert (train and len(train), held) == (20, other.train)
+    assert held is not None
+    assert len(train) == 20
+    np.testing.assert_array_equal(held.x, other.train.read(slice(0, 5))[0])
 
 
 def test_holding_everything_out_is_an_error():
@@ -155,14 +183,14 @@ def test_nothing_is_done_to_features_unless_asked():
     source = random_source(10, dtype=np.float32)
     found = prepared(source, standardize=False)
     assert found.standardization is None
-    np.testing.assert_array_equal(found.train.x, source.train.x)
+    np.testing.assert_array_equal(found.train.x, source.train.read(slice(0, 10))[0])
 
 
 @pytest.mark.parametrize("constant", [0.0, 5.0, 0.1, -1e9 / 3.0])
 def test_zero_deviation_counts_as_1(constant):
     # summing 0.1 and dividing again is not 0.1: the deviation must be 0 all the same
     x = np.column_stack([np.full(3_000, constant), np.arange(3_000.0)])
-    fitted = fit_standardization(x, ALONE)
+    fitted = fit_standardization(ArrayRows(x, "x"), ALONE)
     assert fitted.deviation[0] == 1.0
     assert abs(fitted.apply(x, np.float64)[:, 0]).max() <= 1e-14 * max(1.0, abs(constant))
 
@@ -188,7 +216,7 @@ def test_standardization_has_the_same_bits_on_any_number_of_ranks(n):
         found: list[Dataset] = []
 
         def main(world: World, found: list[Dataset] = found) -> int:
-            found.append(prepared(source, tree_sum=partial(tree_sum, world)))
+            found.append(prepared(source, team=Team(world)))
             return 0
 
         assert simulate(world_size, main) == 0
@@ -220,7 +248,7 @@ def test_features_beyond_the_range_of_the_model_are_an_error():
 
 
 def test_test_features_beyond_the_range_are_an_error_too():
-    test = Part(np.array([[-1e60, 0.0]]), np.zeros((1, 1)))
+    test = examples_of(np.array([[-1e60, 0.0]]), np.zeros((1, 1)))
     with pytest.raises(DataError, match="a feature is beyond the range of float32"):
         prepared(source_of(np.random.default_rng(0).random((9, 2)), test=test))
 
@@ -238,9 +266,9 @@ def test_features_too_large_to_be_squared_are_an_error():
 
 
 def test_one_class_alone_is_an_error():
-    part = Part(np.zeros((3, 2)), np.array([1, 1, 1]))
+    part = examples_of(np.zeros((3, 2)), np.array([1, 1, 1]))
     with pytest.raises(DataError, match="all 3 training examples are of class 'b'"):
-        prepared(Source(part, None, ("a", "b"), "the data", ""))
+        prepared(Source(part, None, ("a", "b"), "the data", CLASSIFICATION))
 
 
 def test_other_columns_in_the_held_out_part_are_an_error():
@@ -250,11 +278,13 @@ def test_other_columns_in_the_held_out_part_are_an_error():
 
 def test_classes_of_another_source_are_matched_by_name():
     x = np.zeros((3, 1))
-    mine = Source(Part(x, np.array([0, 1, 2])), None, ("a", "b", "c"), "mine", "")
-    other = Source(Part(x, np.array([0, 1, 1])), None, ("c", "a"), "other", "")
+    mine = Source(
+        examples_of(x, np.array([0, 1, 2])), None, ("a", "b", "c"), "mine", CLASSIFICATION
+    )
+    other = Source(examples_of(x, np.array([0, 1, 1])), None, ("c", "a"), "other", CLASSIFICATION)
     found = prepared(mine, validation=other)
     assert found.validation
     assert found.validation.y.tolist() == [2, 0, 0]
-    strange = Source(Part(x, np.array([0, 1, 1])), None, ("a", "d"), "other", "")
+    strange = Source(examples_of(x, np.array([0, 1, 1])), None, ("a", "d"), "other", CLASSIFICATION)
     with pytest.raises(DataError, match=r"other: class 'd' does not occur.*a, b, c"):
         prepared(mine, validation=strange)

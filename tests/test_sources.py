@@ -5,26 +5,55 @@ import io
 import os
 import resource
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from ddpbp.base.tasks import TASKS
+from ddpbp.comm.world import World
 from ddpbp.data import sources
 from ddpbp.data.builtin import DIGITS, FASHION_CLASSES, NAMED
+from ddpbp.data.dataset import Part, labels_of
 from ddpbp.data.formats.table import FORMATS
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Columns, Rows, read_all
-from ddpbp.data.sources import Part, Source, open_rows, read_features
+from ddpbp.data.sources import Examples, open_features, open_rows
+from ddpbp.data.spool import spooled
+from ddpbp.engine.team import Team
 from ddpbp.errors import DataError
 from tests.faults.mutate import npy_with
 from tests.faults.mutate import npz as zipped
 
 
-def open_source(source: str, *, task: str = "classification", **options: Any) -> Source:
-    return sources.open_source(source, SourceOptions(task=TASKS[task], **options))
+class Opened(NamedTuple):
+    """Everything that a source holds, as numbers."""
+
+    train: Part
+    test: Part | None
+    classes: tuple[str, ...] | None
+    columns: tuple[str, ...] | None
+    target: str | None
+
+
+def open_source(source: str, *, task: str = "classification", **options: Any) -> Opened:
+    team = Team(World())
+    opened = sources.open_source(source, SourceOptions(task=TASKS[task], **options))
+    train = spooled(opened.train, team)
+    labels = labels_of(opened, train, team)
+
+    def part(examples: Examples) -> Part:
+        x, raw = examples.read(slice(0, len(examples)))
+        return Part(x, labels.targets(raw, examples.y.words, f"{examples.where} labels", 0))
+
+    test = part(spooled(opened.test, team)) if opened.test else None
+    return Opened(part(train), test, labels.classes, opened.columns, opened.target)
+
+
+def read_features(source: str, options: SourceOptions, features: int) -> npt.NDArray[Any]:
+    rows = open_features(source, options, features)
+    return read_all(rows, rows.schema.dtype)
 
 
 def npy(array: npt.ArrayLike) -> bytes:

@@ -7,9 +7,14 @@ options     how a source is opened
 builtin     digits, fashion-mnist, synthetic: a new named source is added there
 synthetic   the numbers of the synthetic examples
 columns     which columns of a table are features and which are targets
-checks      values finite and of a kept type, targets that fit the task
-sources     open_rows, open_source, read_features: from a name or path to checked arrays
-dataset     split, standardisation, the data set of a run
+checks      values finite, of a kept type, in the range of the model
+sources     open_rows, open_source, open_features: from a name or path to examples, not read yet
+labels      what targets mean: the classes of a source, and the form the network takes
+team        what loading needs of the ranks
+spool       numbers of sources that are slow to read, kept while loading
+split       which examples are held out
+standardization  each feature to mean 0 and deviation 1
+dataset     the data set of a run: one copy of the examples for the ranks of a host
 order       the order of the examples as a function of seed, epoch and position
 shards      a rank's shard of every step: its leaves, and the rows they hold
 

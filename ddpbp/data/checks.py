@@ -52,7 +52,8 @@ class Finite(Rows):
         return len(self._rows)
 
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
-        self._rows.read(rows, out)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            self._rows.read(rows, out)
         self.require_finite(out, rows.start)
 
     def over(self, rows: Rows) -> "Finite":

@@ -54,11 +54,14 @@ class Stream(NamedTuple):
         The bytes that it can hold at most.
     exact : bool
         It holds exactly so many.
+    packed : bool
+        It is decompressed while it is read, from its begin on.
     """
 
     file: IO[bytes]
     most_bytes: int
     exact: bool
+    packed: bool = False
 
 
 @contextmanager
@@ -68,7 +71,9 @@ def open_stream(path: Path) -> Iterator[Stream]:
         size = os.fstat(file.fileno()).st_size
         if _is_gzip(file):
             with gzip.open(file) as unpacked:
-                yield Stream(cast(IO[bytes], unpacked), size * DEFLATE_RATIO, exact=False)
+                yield Stream(
+                    cast(IO[bytes], unpacked), size * DEFLATE_RATIO, exact=False, packed=True
+                )
         else:
             yield Stream(file, size, exact=True)
 

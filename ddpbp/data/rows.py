@@ -147,6 +147,10 @@ class Columns(Rows):
     def words(self) -> Sequence[str]:  # noqa: D102
         return self._table.words
 
+    @property
+    def slow(self) -> bool:  # noqa: D102
+        return self._table.slow
+
     def __len__(self) -> int:
         return len(self._table)
 

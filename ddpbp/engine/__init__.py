@@ -2,6 +2,7 @@
 
 build       from settings and data to the parts of a run
 data        from settings to the examples of a run, the same on all ranks
+team        the ranks that load the data together
 loading     from rows to columns of the workspace
 trainer     one rank's part in every step; the parts it is made of
 update      θ from the averaged gradient: by each rank for itself, or by a host's ranks together

@@ -19,6 +19,7 @@ from ddpbp.engine.data import open_dataset
 from ddpbp.errors import DdpbpError
 from ddpbp.run.callbacks import Callback, CompareRanks, SaveCandidates
 from ddpbp.run.loop import Outcome, Run
+from ddpbp.run.output import print_text
 from ddpbp.run.ranks import choose_threads, require_enough_leaves
 from ddpbp.run.report import Report
 from ddpbp.run.save_requests import SaveRequests
@@ -156,7 +157,7 @@ class Process:
                 require_begun(world, self._kept)
                 start = self._kept
             else:
-                self.dataset = open_dataset(self.config, world)
+                self.dataset = open_dataset(self.config, world, print_text)
                 with world.together():
                     if self.folder and world.rank == 0:
                         start = self.find_start()

@@ -80,6 +80,10 @@ class CsvRows(Rows):
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         out[...] = self._parsed[0][rows]
 
+    @property
+    def slow(self) -> bool:  # noqa: D102
+        return True
+
     def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
         return CsvRows(self._path, self._dialect, columns)
 

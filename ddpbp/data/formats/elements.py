@@ -62,7 +62,7 @@ class ElementRows(Rows):
     def __init__(self, path: Path, kind: str, where: str = "") -> None:
         self._path, self._kind, self._where = path, kind, where or str(path)
         with reading(path, kind), self._open() as stream:
-            self._header = self._read_header(stream.file)
+            self._header, self._slow = self._read_header(stream.file), stream.packed
             self._require_present(stream)
 
     @abstractmethod
@@ -76,6 +76,10 @@ class ElementRows(Rows):
     @property
     def schema(self) -> Schema:  # noqa: D102 - as the interface has it
         return Schema(self._header.shape[1:], self._header.dtype)
+
+    @property
+    def slow(self) -> bool:  # noqa: D102
+        return self._slow
 
     def __len__(self) -> int:
         return self._header.shape[0]

@@ -47,7 +47,8 @@ def _open_member(path: Path, name: str) -> Iterator[Stream]:
         if member.file_size > stored * DEFLATE_RATIO:
             raise ValueError(f"{stored} bytes cannot hold {member.file_size}")
         with archive.open(member) as unpacked:
-            yield Stream(unpacked, member.file_size, exact=True)
+            packed = member.compress_type != zipfile.ZIP_STORED
+            yield Stream(unpacked, member.file_size, exact=True, packed=packed)
 
 
 def open_npz(path: Path) -> Contents:
