@@ -203,7 +203,7 @@ def test_only_own_files_of_dead_processes_are_removed(tmp_path, monkeypatch):
         foreign.touch()
         os.chown(foreign, attack.NOBODY, attack.NOBODY)
         kept.append(foreign)
-    shared_memory.remove_orphans()
+    shared_memory.remove_orphans(tmp_path)
     assert set(tmp_path.iterdir()) == {*kept, link, folder}
 
 

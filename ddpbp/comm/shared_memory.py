@@ -54,11 +54,11 @@ def map_whole(world: World, bytes_: int, folder: str) -> tuple[Array | None, str
         As `World.share_whole` has them.
     """
     each = whole_pages(max(1, -(-bytes_ // world.local_size)))
-    memory, reason = map_pages(world, each, Path(folder) if folder else FOLDER)
+    memory, reason = map_pages(world, each, Path(folder) if folder else None)
     return memory if memory is None else memory.reshape(-1)[:bytes_], reason
 
 
-def map_pages(world: World, bytes_per_rank: int, folder: Path = FOLDER) -> tuple[Array | None, str]:
+def map_pages(world: World, bytes_per_rank: int, folder: Path | None = None) -> tuple[Array | None, str]:
     """Map memory that all processes of this host can read and write.
 
     The pages are reserved first: a /dev/shm that is too small (64 MB in a container) is a reason
@@ -71,6 +71,7 @@ def map_pages(world: World, bytes_per_rank: int, folder: Path = FOLDER) -> tuple
     reason : str
         Why it is None.
     """
+    folder = folder or FOLDER
     each = whole_pages(bytes_per_rank)
     alone = world.local_size == 1
     creates = world.local_rank == 0 and not alone
@@ -139,7 +140,7 @@ def _reason(world: World, error: OSError, folder: Path, each: int) -> str:
     return reason
 
 
-def remove_orphans(folder: Path = FOLDER) -> None:
+def remove_orphans(folder: Path) -> None:
     """Remove the files of processes that were killed before they could delete them."""
     for path in folder.glob("ddpbp.*"):
         name = NAME.fullmatch(path.name)

@@ -162,7 +162,7 @@ def make_dataset(
     kept = main.examples.x.schema.dtype if keep_type else dtype
     shared, parts = _allocate(feeds, kept, team)
     later = scale if keep_type else None
-    filled = _Filling(feeds, parts, scale, dtype, shared, team).run()
+    filled = _Filling(feeds, parts, scale, dtype, shared, team, raw=keep_type).run()
     if classes and filled.least == filled.most:
         raise DataError(
             f"{source.name}: all {main.size(TRAIN)} training examples are of class "
@@ -293,7 +293,10 @@ class _Filling:
         dtype: np.dtype[Any],
         shared: Shared,
         team: Team,
+        *,
+        raw: bool,
     ) -> None:
+        self._raw = raw
         self._feeds, self._parts, self._scale = feeds, parts, scale
         self._dtype, self._shared, self._team = dtype, shared, team
         self._blocks = [(feed, b) for feed in feeds for b in range(feed.split.blocks)]
@@ -333,7 +336,7 @@ class _Filling:
         for part, first, chosen in feed.places(block):
             target = self._parts[part]
             assert target is not None
-            mine, mine_y = (x if target[0].dtype != self._dtype else scaled)[chosen], y[chosen]
+            mine, mine_y = (x if self._raw else scaled)[chosen], y[chosen]
             target[0][first : first + len(mine)] = mine
             target[1][first : first + len(mine)] = mine_y
             if part == TRAIN and feed.labels.classes:

@@ -19,11 +19,14 @@ class Shared(NamedTuple):
     memory : (bytes,) uint8
     run, runs : int
         This rank fills run `run` of `runs`; a rank whose memory is private fills all of it.
+    common : bool
+        The hosts have one copy each, not the ranks.
     """
 
     memory: npt.NDArray[np.uint8]
     run: int = 0
     runs: int = 1
+    common: bool = False
 
 
 class Team(Protocol):

@@ -79,21 +79,21 @@ class Team:
         for place in places:
             memory, reason = world.share_whole(bytes_, place)
             if memory is not None:
-                return Shared(memory, world.local_rank, world.local_size)
+                return Shared(memory, world.local_rank, world.local_size, common=True)
             self._say(f"{size} cannot be shared: {reason}")
         self._say(f"{size}: every rank keeps a copy of its own; set data.cache to a larger folder")
         return Shared(np.empty(bytes_, np.uint8))
 
     def copies(self, values: list[Value], into: Shared) -> list[list[Value]]:
         """Group values of all ranks, in rank order, by the copy they belong to."""
-        if into.runs == 1:
+        if not into.common:
             return [[value] for value in values]
         rest = iter(values)
         return [list(islice(rest, size)) for size in self._world.host_sizes]
 
     def copy_index(self, into: Shared) -> int:
         """Return which of `copies` is this rank's."""
-        return self._world.rank if into.runs == 1 else self._world.host_index
+        return self._world.host_index if into.common else self._world.rank
 
     def tick(self, what: str, done: int, count: int) -> None:
         """Note that `done` of this rank's `count` pieces are read."""

@@ -82,12 +82,14 @@ HARMLESS: dict[str, Callable[[Random], Any]] = {
     "check_every_steps": one_of(0, 1, 7),
     "stall_seconds": one_of(0.0, 100.0),
     "optimizer.shard": one_of("auto", "none", "host", "host"),
+    "data.keep_type": one_of("false", "true"),
     "checkpoint.every_steps": one_of(0, 1, 1, 2, 5),
     "checkpoint.every_minutes": one_of(0.0, 0.001),
     "checkpoint.keep_last": one_of(1, 2, 3),
     "checkpoint.keep_best": one_of(0, 1, 2),
 }
-ELSEWHERE = {"output", "threads", "max_seconds", "data.folder"}  # a way of running sets them
+# A way of running sets them.
+ELSEWHERE = {"output", "threads", "max_seconds", "data.folder", "data.cache"}
 
 
 def draw_config(r: Random, folder: Path, kernel: str) -> Config:

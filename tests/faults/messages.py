@@ -90,7 +90,7 @@ FAULTS = {
     "option without another": Fault(f"{TRAIN} --force", 2, "--force goes with --resume"),
     "no such file": Fault(f"{FILE}/gone.csv", 2, "no such file"),
     "npy cut short": Fault(f"{FILE}/cut.npy", 2, "cut short"),
-    "not a number": Fault(f"{FILE}/nan.npy", 2, "row 2, column 1"),
+    "not a number": Fault(f"{FILE}/nan.npy {NUMBERS}", 2, "row 2, column 1"),
     "text": Fault(f"{FILE}/text.csv", 2, "line 3"),
     "ragged": Fault(f"{FILE}/ragged.csv", 2, "line 3"),
     "one class": Fault(f"{FILE}/one.csv", 2, "two classes"),
