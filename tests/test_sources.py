@@ -40,15 +40,14 @@ class Opened(NamedTuple):
 def open_source(source: str, *, task: str = "classification", **options: Any) -> Opened:
     team = Team(World())
     opened = sources.open_source(source, SourceOptions(task=TASKS[task], **options))
-    train = spooled(opened.train, team)
-    labels = labels_of(opened, train, team)
+    labels, train = labels_of(opened, opened.train, team)
 
     def part(examples: Examples) -> Part:
         x, raw = examples.read(slice(0, len(examples)))
         return Part(x, labels.targets(raw, examples.y.words, f"{examples.where} labels", 0))
 
     test = part(spooled(opened.test, team)) if opened.test else None
-    return Opened(part(train), test, labels.classes, opened.columns, opened.target)
+    return Opened(part(spooled(train, team)), test, labels.classes, opened.columns, opened.target)
 
 
 def read_features(source: str, options: SourceOptions, features: int) -> npt.NDArray[Any]:

@@ -58,7 +58,9 @@ def map_whole(world: World, bytes_: int, folder: str) -> tuple[Array | None, str
     return memory if memory is None else memory.reshape(-1)[:bytes_], reason
 
 
-def map_pages(world: World, bytes_per_rank: int, folder: Path | None = None) -> tuple[Array | None, str]:
+def map_pages(
+    world: World, bytes_per_rank: int, folder: Path | None = None
+) -> tuple[Array | None, str]:
     """Map memory that all processes of this host can read and write.
 
     The pages are reserved first: a /dev/shm that is too small (64 MB in a container) is a reason

@@ -48,6 +48,10 @@ class Finite(Rows):
     def slow(self) -> bool:  # noqa: D102
         return self._rows.slow
 
+    @property
+    def whole(self) -> bool:  # noqa: D102
+        return self._rows.whole
+
     def __len__(self) -> int:
         return len(self._rows)
 

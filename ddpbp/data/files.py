@@ -78,6 +78,35 @@ def open_stream(path: Path) -> Iterator[Stream]:
             yield Stream(file, size, exact=True)
 
 
+class Unchanged:
+    """A file that must stay as it is while it is read.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._state = path, self._now(path)
+
+    def require(self) -> None:
+        """Refuse a file that was written to, or replaced.
+
+        Raises
+        ------
+        DataError
+        """
+        if self._now(self._path) != self._state:
+            raise DataError(
+                f"{self._path}: changed while it was read; start again when it is whole"
+            )
+
+    @staticmethod
+    def _now(path: Path) -> tuple[int, ...]:
+        state = path.stat()
+        return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def is_gzip(path: Path) -> bool:
     """Return whether a regular file begins with the two bytes of gzip."""
     with open_regular(path) as file:

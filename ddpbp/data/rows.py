@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ Array = npt.NDArray[Any]
 ROWS_AT_ONCE = 4_096
 """Rows of a table held beside the columns taken from it; no part of the arithmetic."""
 
-BLOCK_ELEMENTS, MOST_BLOCK_ROWS = 2**20, 2**16
+BLOCK_ELEMENTS, MOST_BLOCK_ROWS = 2**18, 2**14
 
 
 def block_rows(columns: int) -> int:
@@ -92,6 +93,11 @@ class Rows(ABC):
         """Reading again costs much more than reading numbers: text, compressed data."""
         return False
 
+    @property
+    def whole(self) -> bool:
+        """Reading a few rows costs as much as reading all: compressed data stored by columns."""
+        return False
+
     def pick(self, columns: Sequence[int]) -> "Rows":
         """Return some columns of a table, in this order."""
         return Columns(self, columns)
@@ -136,6 +142,10 @@ class Columns(Rows):
 
     def __init__(self, table: Rows, columns: Sequence[int]) -> None:
         self._table, self._columns = table, list(columns)
+        # Neighbours in the table are copied together, which is several times as fast.
+        breaks = np.flatnonzero(np.diff(self._columns) != 1) + 1
+        edges = [0, *breaks.tolist(), len(self._columns)]
+        self._runs = list(pairwise(edges)) if self._columns else []
 
     @property
     def schema(self) -> Schema:  # noqa: D102
@@ -151,16 +161,27 @@ class Columns(Rows):
     def slow(self) -> bool:  # noqa: D102
         return self._table.slow
 
+    @property
+    def whole(self) -> bool:  # noqa: D102
+        return self._table.whole
+
     def __len__(self) -> int:
         return len(self._table)
 
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         schema = self._table.schema
-        for start in range(rows.start, rows.stop, ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, rows.stop)
-            whole = np.empty((stop - start, schema.columns), schema.dtype)
-            self._table.read(slice(start, stop), whole)
-            out[start - rows.start : stop - rows.start] = whole[:, self._columns]
+        if self._columns == [*range(schema.columns)]:
+            self._table.read(rows, out)
+            return
+        at_once = rows.stop - rows.start if self.whole else ROWS_AT_ONCE
+        for start in range(rows.start, rows.stop, max(1, at_once)):
+            stop = min(start + at_once, rows.stop)
+            table = np.empty((stop - start, schema.columns), schema.dtype)
+            self._table.read(slice(start, stop), table)
+            mine = out[start - rows.start : stop - rows.start]
+            for begin, end in self._runs:
+                first = self._columns[begin]
+                mine[:, begin:end] = table[:, first : first + end - begin]
 
 
 def read_rows(rows: Rows, which: slice, dtype: npt.DTypeLike) -> Array:

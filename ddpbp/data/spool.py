@@ -10,14 +10,22 @@ from ddpbp.data.sources import Examples
 from ddpbp.data.team import Team
 
 
-def spooled(examples: Examples, team: Team) -> Examples:
-    """Return the same examples, read once into common memory if reading them again is slow."""
+def spooled(examples: Examples, team: Team, *, only_y: bool = False) -> Examples:
+    """Return the same examples, read once into common memory if reading them again is slow.
+
+    Parameters
+    ----------
+    examples : Examples
+    team : Team
+    only_y : bool
+        Leave the features where they are, if the targets are stored apart from them.
+    """
     x, y, table = examples.x, examples.y, examples.table
     if table is None:
-        x, y = (
-            part.over(_numbers(part, [], examples.where, team)) if part.slow else part
-            for part in (x, y)
-        )
+        if x.slow and not only_y:
+            x = x.over(_numbers(x, [], examples.where, team))
+        if y.slow:
+            y = y.over(_numbers(y, [], examples.where, team))
         return replace(examples, x=x, y=y)
     if not table.slow:
         return examples
@@ -44,7 +52,7 @@ def _numbers(rows: Rows, texts: Sequence[int], where: str, team: Team) -> ArrayR
     shape, itemsize = (n, schema.columns), schema.dtype.itemsize
     shared = team.share(n * schema.columns * itemsize, f"{where}, as numbers", scratch=True)
     array: Array = shared.memory.view(schema.dtype).reshape(shape)
-    size = block_rows(schema.columns)
+    size = n if rows.whole else block_rows(schema.columns)
     mine = slice(0, 0)
 
     def read(run: range) -> list[str]:

@@ -59,8 +59,8 @@ def _like_training(model: StoredModel, data: str, world: World) -> Part:
         options = other_options(model.config, data, model.target, model.columns)
         source = open_source(data, options)
         _require_features(model, source.train.x, source.name)
-    examples = spooled(source.train, team)
-    labels = labels_of(source, examples, team).translated(model.classes, source.name)
+    labels, examples = labels_of(source, source.train, team)
+    labels, examples = labels.translated(model.classes, source.name), spooled(examples, team)
     expected = 1 if model.classes else model.network.sizes[-1]
     if examples.targets != expected:
         raise DataError(

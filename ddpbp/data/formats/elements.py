@@ -10,13 +10,13 @@ truly holds gigabytes needs them once, and one that only says so needs nothing.
 
 import math
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ddpbp.data.files import Stream, reading
+from ddpbp.data.files import Stream, Unchanged, reading
 from ddpbp.data.rows import Array, Rows, Schema
 from ddpbp.errors import DataError
 
@@ -61,6 +61,10 @@ class ElementRows(Rows):
 
     def __init__(self, path: Path, kind: str, where: str = "") -> None:
         self._path, self._kind, self._where = path, kind, where or str(path)
+        with reading(path, kind):
+            self._unchanged = Unchanged(path)
+        self._opened, self._place = ExitStack(), -1
+        self._stream: Stream | None = None
         with reading(path, kind), self._open() as stream:
             self._header, self._slow = self._read_header(stream.file), stream.packed
             self._require_present(stream)
@@ -84,31 +88,63 @@ class ElementRows(Rows):
     def __len__(self) -> int:
         return self._header.shape[0]
 
+    @property
+    def whole(self) -> bool:  # noqa: D102
+        return self._slow and self._header.columns_first
+
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         dtype, shape, start, columns_first = self._header
         n, columns = shape[0], self.schema.columns
-        with reading(self._path, self._kind), self._open() as stream:
+        with reading(self._path, self._kind):
             if columns_first:
                 places = np.arange(columns).reshape(shape[1:], order="F").ravel()
                 for place, column in enumerate(np.argsort(places)):
-                    stream.file.seek(start + (place * n + rows.start) * dtype.itemsize)
-                    self._fill(stream.file, out[:, column])
+                    first = (place * n + rows.start) * dtype.itemsize
+                    self._fill(start + first, out[:, column])
             else:
-                stream.file.seek(start + rows.start * columns * dtype.itemsize)
-                self._fill(stream.file, out.reshape(-1))
-            # The end of compressed data is compared with their checksum.
-            if rows.stop == n and stream.file.read(1):
-                self._fail("too long", "more bytes")
+                self._fill(start + rows.start * columns * dtype.itemsize, out.reshape(-1))
+            if rows.stop == n:
+                self._require_end()
 
-    def _fill(self, file: IO[bytes], out: Array) -> None:
-        dtype = self._header.dtype
+    def _fill(self, place: int, out: Array) -> None:
+        """Read the numbers that begin at a byte."""
+        dtype, file = self._header.dtype, self._file_at(place)
+        as_it_is = out.dtype == dtype and out.flags.c_contiguous
         step = BLOCK_BYTES // dtype.itemsize
         for start in range(0, len(out), step):
             part = out[start : start + step]
-            raw = file.read(len(part) * dtype.itemsize)
-            if len(raw) < len(part) * dtype.itemsize:
+            raw = part if as_it_is else np.empty(len(part), dtype)
+            missing = raw.data.cast("B")
+            while missing and (count := file.readinto(missing)):  # type: ignore[attr-defined]
+                missing = missing[count:]
+            if missing:
                 self._fail("cut short", "fewer bytes")
-            part[...] = np.frombuffer(raw, dtype)
+            if not as_it_is:
+                part[...] = raw
+        self._place = place + len(out) * dtype.itemsize
+
+    def _file_at(self, place: int) -> IO[bytes]:
+        """Return the file at a byte; one that is open there goes on, however it is compressed."""
+        if self._stream is None or self._place != place:
+            self._close()
+            self._unchanged.require()
+            opened = ExitStack()
+            self._stream = opened.enter_context(self._open())
+            self._opened = opened
+            self._stream.file.seek(place)
+        return self._stream.file
+
+    def _require_end(self) -> None:
+        """Refuse more bytes; the end of compressed data is compared with their checksum."""
+        assert self._stream is not None
+        if self._stream.file.read(1):
+            self._fail("too long", "more bytes")
+        self._close()
+        self._unchanged.require()
+
+    def _close(self) -> None:
+        self._opened.close()
+        self._stream = None
 
     def _require_present(self, stream: Stream) -> None:
         """Refuse what is no array of real numbers, and more or less than the file holds."""
