@@ -10,7 +10,7 @@ import pytest
 from ddpbp.base.tasks import CLASSIFICATION, REGRESSION
 from ddpbp.comm.simulated import simulate
 from ddpbp.comm.world import World
-from ddpbp.data import checks
+from ddpbp.data import checks, rows
 from ddpbp.data import standardization as module
 from ddpbp.data.dataset import Dataset, Part, make_dataset
 from ddpbp.data.rows import ArrayRows
@@ -74,7 +74,7 @@ def split(
     return whole.train, whole.validation, whole.test
 
 
-def rows_of(parts: Iterable[Part | None]) -> list[list[int]]:
+def rows_in(parts: Iterable[Part | None]) -> list[list[int]]:
     return [part.y[:, 0].astype(int).tolist() if part else [] for part in parts]
 
 
@@ -85,18 +85,18 @@ def rows_of(parts: Iterable[Part | None]) -> list[list[int]]:
     ("n", "validation", "test"), [(100, 0.2, 0.3), (101, 0.1, None), (7, 0.5, 0.0)]
 )
 def test_split_is_disjoint_complete_and_in_the_order_of_the_file(n, validation, test):
-    train, held, tested = rows_of(split(random_source(n), validation=validation, test=test, seed=1))
+    train, held, tested = rows_in(split(random_source(n), validation=validation, test=test, seed=1))
     assert sorted(train + held + tested) == list(range(n))
     assert (len(held), len(tested)) == (round(validation * n), round((test or 0.0) * n))
-    for rows in (train, held, tested):
-        assert rows == sorted(rows)
+    for part in (train, held, tested):
+        assert part == sorted(part)
 
 
 def test_split_is_a_function_of_the_seed():
     source = random_source(1_000)
 
     def held_out(seed: int) -> list[int]:
-        return rows_of(split(source, validation=0.1, test=None, seed=seed))[1]
+        return rows_in(split(source, validation=0.1, test=None, seed=seed))[1]
 
     assert held_out(1) == held_out(1)
     common = set(held_out(1)) & set(held_out(2))
@@ -234,6 +234,87 @@ def test_how_much_one_call_scales_changes_no_bit(monkeypatch):
     for elements in (1, 12, 1_000_000):
         monkeypatch.setattr(module, "CACHE_ELEMENTS", elements)
         assert prepared(source).train.x.tobytes() == expected
+
+
+# --- one copy for a host -------------------------------------------------------------------------
+
+
+def all_arrays(dataset: Dataset) -> list[npt.NDArray[Any]]:
+    parts = (dataset.train, dataset.validation, dataset.test)
+    return [array for part in parts if part for array in (part.x, part.y)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("blocks", [3, 64])
+def test_any_ranks_and_blocks_fill_the_same_copy(monkeypatch, dtype, blocks):
+    monkeypatch.setattr(rows, "BLOCK_ELEMENTS", blocks * 4)
+    source = random_source(200, dtype=dtype)
+    expected = prepared(source, validation=0.2, test=0.1)
+    by_hash = set()
+    for world_size in (1, 2, 3, 7):
+        found: list[Dataset] = []
+
+        def main(world: World, found: list[Dataset] = found) -> int:
+            found.append(prepared(source, validation=0.2, test=0.1, team=Team(world)))
+            return 0
+
+        assert simulate(world_size, main) == 0
+        by_hash |= {dataset.sha256 for dataset in found}
+        for dataset in found:
+            for mine, same, first in zip(
+                *map(all_arrays, (dataset, expected, found[0])), strict=True
+            ):
+                assert mine.tobytes() == same.tobytes()
+                assert np.shares_memory(mine, first)
+    assert len(by_hash) == 1
+
+
+def test_where_memory_cannot_be_shared_every_rank_says_so_and_has_its_own(monkeypatch):
+    monkeypatch.setattr(
+        "ddpbp.comm.simulated.SimulatedWorld.share_whole",
+        lambda world, bytes_, folder="": (None, f"{folder or 'memory'} is full"),
+    )
+    source, lines, found = random_source(50), list[str](), list[Dataset]()
+
+    def main(world: World) -> int:
+        found.append(prepared(source, team=Team(world, "/scratch", lines.append)))
+        return 0
+
+    assert simulate(2, main) == 0
+    assert not np.shares_memory(found[0].train.x, found[1].train.x)
+    assert found[0].train.x.tobytes() == found[1].train.x.tobytes()
+    assert [line.partition(": ")[2] for line in lines] == [
+        "memory is full",
+        "/scratch is full",
+        "every rank keeps a copy of its own; set data.cache to a larger folder",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_the_type_of_the_source_is_kept_and_gives_the_same_numbers(dtype):
+    source = random_source(200, dtype=dtype)
+    usual, kept = (prepared(source, validation=0.3, keep_type=keep) for keep in (False, True))
+    assert kept.train.x.dtype == dtype
+    assert kept.sha256 == usual.sha256
+    for mine, same in ((kept.train, usual.train), (kept.validation, usual.validation)):
+        assert mine
+        assert same
+        assert mine.scale
+        assert mine.scale.apply(mine.x, "float32").tobytes() == same.x.tobytes()
+
+
+def test_the_first_row_that_is_wrong_is_named_by_any_number_of_ranks(monkeypatch):
+    monkeypatch.setattr(rows, "BLOCK_ELEMENTS", 16)
+    x = np.ones((100, 4))
+    x[[31, 77], [2, 1]] = np.nan, np.inf
+    for world_size in (1, 2, 3):
+
+        def main(world: World) -> int:
+            with pytest.raises(DataError, match=r"x: row 31, column 2 \(from 0\) is nan"):
+                prepared(source_of(x), team=Team(world))
+            return 0
+
+        assert simulate(world_size, main) == 0
 
 
 # --- what cannot be learned from -----------------------------------------------------------------

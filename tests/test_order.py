@@ -176,3 +176,10 @@ def test_seeds_steps_and_layers_have_masks_of_their_own():
     for i, one in enumerate(masks):
         for other in masks[:i]:
             assert 0.4 < np.mean(one == other) < 0.6
+
+
+@given(n=st.integers(1, 5_000), seed=st.integers(0, 2**62))
+def test_places_are_the_inverse_of_the_order(n, seed):
+    order, every = Order(n, seed, 3), np.arange(n)
+    np.testing.assert_array_equal(order.places(order(every)), every)
+    np.testing.assert_array_equal(order(order.places(every)), every)

@@ -15,6 +15,8 @@ from ddpbp.errors import ConfigError, DdpbpError
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
+IDLE_AFTER, IDLE_SECONDS = 100, 1e-3  # an idle wait sleeps between reads after so many
+
 ANOTHER_MPI = (
     "mpirun belongs to another MPI than mpi4py's; start with the mpirun of this Python "
     "environment (its bin folder), or install the matching library"
@@ -178,6 +180,14 @@ class MpiWorld(World):
     @_waiting
     def local_barrier(self) -> None:
         self._barrier()
+
+    @_waiting
+    def wait_idly(self) -> None:
+        request, reads = self.comm.Ibarrier(), 0
+        while not request.Test():
+            reads += 1
+            if reads > IDLE_AFTER:
+                time.sleep(IDLE_SECONDS)
 
     @_waiting
     def all_gather(self, send: Array, receive: Array) -> None:

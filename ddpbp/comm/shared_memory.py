@@ -97,6 +97,7 @@ def map_pages(
             os.posix_fallocate(file, world.local_rank * each, each)
     except OSError as error:
         reason = reason or _reason(world, error, folder, each)
+    world.wait_idly()
     reason = world.decide(reason, lambda reasons: next(filter(None, reasons), ""))
     if not reason:
         kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if alone else mmap.MAP_SHARED

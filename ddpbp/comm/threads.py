@@ -93,6 +93,9 @@ class ThreadWorld(World):
     def local_barrier(self) -> None:
         self._by_thread_0(self._exchange(None), lambda _: self._outer.local_barrier())
 
+    def wait_idly(self) -> None:
+        self._by_thread_0(self._exchange(None), lambda _: self._outer.wait_idly())
+
     def start_local_barrier(self) -> Request:
         return _Arrival(self._outer, self._thread, self._meeting)
 

@@ -50,6 +50,7 @@ def divide(
     except (DdpbpError, OSError) as error:
         fault = fault_of(error)
     home = world.host
+    world.wait_idly()  # MPI itself would wait on a core that another rank may need
 
     def verdict(
         every: list[tuple[Value, tuple[type[DdpbpError], str] | None, str]],

@@ -170,6 +170,9 @@ class World:
         """Wait until all ranks are here."""
         self.decide(None, lambda _: None)
 
+    def wait_idly(self) -> None:
+        """Wait until all ranks are here, and leave the cores to those that still work."""
+
     def settle(self, *, whole: bool) -> bool:
         """Agree with all ranks on how a piece of work ended. Every rank calls this, in any case.
 
