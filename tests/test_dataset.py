@@ -286,8 +286,19 @@ def test_where_memory_cannot_be_shared_every_rank_says_so_and_has_its_own(monkey
     assert [line.partition(": ")[2] for line in lines] == [
         "memory is full",
         "/scratch is full",
-        "every rank keeps a copy of its own; set data.cache to a larger folder",
+        "every rank keeps a copy of its own; set data.cache to a folder with more space",
     ]
+
+
+def test_what_does_not_fit_in_memory_is_mapped_from_a_file_or_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("ddpbp.engine.team.memory_left_bytes", lambda: 1_000)
+    source, lines = random_source(50), list[str]()
+    found = prepared(source, team=Team(World(), str(tmp_path), lines.append))
+    assert f"mapping a file in {tmp_path}" in lines[0]
+    assert found.train.x.tobytes() == prepared(source).train.x.tobytes()
+    assert not [*tmp_path.iterdir()]
+    with pytest.raises(DataError, match=r"/gone: No such file.*set data\.cache"):
+        prepared(source, team=Team(World(), str(tmp_path / "gone"), lines.append))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])

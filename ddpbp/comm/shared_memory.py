@@ -33,6 +33,17 @@ YIELD_AFTER, SLEEP_AFTER, SLEEP_SECONDS = 100, 1_000, 50e-6
 CROWDED_YIELD_AFTER, CROWDED_SLEEP_AFTER = 1, 50
 
 
+def memory_left_bytes() -> int:
+    """Return the memory that this machine, or the control group of this process, has left."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    left = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no limit is "max"
+        most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        left = min(left, max(0, most - used))
+    return left
+
+
 def whole_pages(bytes_: int) -> int:
     """Round up to a multiple of the page size."""
     return -(-bytes_ // mmap.PAGESIZE) * mmap.PAGESIZE

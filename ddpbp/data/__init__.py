@@ -14,7 +14,8 @@ team        what loading needs of the ranks
 spool       numbers of sources that are slow to read, kept while loading
 split       which examples are held out
 standardization  each feature to mean 0 and deviation 1
-dataset     the data set of a run: one copy of the examples for the ranks of a host
+fill        the copies of the examples, one for the ranks of a host
+dataset     the data set of a run
 order       the order of the examples as a function of seed, epoch and position
 shards      a rank's shard of every step: its leaves, and the rows they hold
 

@@ -1,12 +1,13 @@
 """The examples of a run as the network takes them: split, standardised, in the model's dtype."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ddpbp.data.checks import require_range
-from ddpbp.data.fill import Copy, Feed
+from ddpbp.data.fill import Copy, Feed, Filled
 from ddpbp.data.labels import Labels, find_labels
 from ddpbp.data.rows import Array, ArrayRows, Rows
 from ddpbp.data.sources import Examples, Source
@@ -107,38 +108,9 @@ def make_dataset(
     dtype = np.dtype(dtype)
     feeds = _feeds(source, validation, test, seed, team)
     main, classes = feeds[0], feeds[0].labels.classes
-    kept = np.result_type(*(feed.examples.x.schema.dtype for feed in feeds))
-    exact = keep_type or np.can_cast(kept, dtype)
-
-    def ready(x: Array, out: Array) -> None:
-        """Write features as the network takes them."""
-        with np.errstate(over="ignore"):
-            if scale:
-                scale.apply_to(x, out)
-            else:
-                out[...] = x
-        require_range(out, dtype, f"{source.name}: a feature")
-
-    scale: Standardization | None = None
-    if not exact or any(feed.examples.x.whole for feed in feeds):
-        feeds = [feed._replace(examples=spooled(feed.examples, team)) for feed in feeds]
-    if exact:  # numbers as they are stored: read once, then standardised in memory
-        copy = Copy(feeds, kept if keep_type else dtype, dtype, team)
-        filled = copy.fill(lambda x, out: np.copyto(out, x))
-        train = copy.parts[TRAIN]
-        assert train is not None
-        if standardize:
-            scale = fit_standardization(ArrayRows(train[0], source.name), team)
-        if scale or keep_type:
-            copy.scale(ready, store=not keep_type)
-    else:
-        training: Rows = feeds[0].examples.x
-        if main.split.sizes[TRAIN] < len(training):
-            training = PartRows(training, main.split, TRAIN)
-        if standardize:
-            scale = fit_standardization(training, team)
-        copy = Copy(feeds, dtype, dtype, team)
-        filled = copy.fill(ready)
+    copy, filled, scale = _copy(
+        feeds, standardize=standardize, keep_type=keep_type, dtype=dtype, team=team
+    )
     if classes and filled.least == filled.most:
         raise DataError(
             f"{source.name}: all {main.size(TRAIN)} training examples are of class "
@@ -163,6 +135,44 @@ def make_dataset(
         source.target,
         filled.sha256,
     )
+
+
+def _copy(
+    feeds: list[Feed], *, standardize: bool, keep_type: bool, dtype: np.dtype[Any], team: Team
+) -> tuple[Copy, Filled, Standardization | None]:
+    """Fill the copy of each host; numbers that the model holds exactly are read only once."""
+    kept = np.result_type(*(feed.examples.x.schema.dtype for feed in feeds))
+    exact = keep_type or np.can_cast(kept, dtype)
+    name, scale = feeds[0].name, None
+
+    def ready(x: Array, out: Array) -> None:
+        """Write features as the network takes them."""
+        with np.errstate(over="ignore"):
+            if scale:
+                scale.apply_to(x, out)
+            else:
+                out[...] = x
+        require_range(out, dtype, f"{name}: a feature")
+
+    if not exact or any(feed.examples.x.whole for feed in feeds):
+        feeds = [feed._replace(examples=spooled(feed.examples, team)) for feed in feeds]
+    if exact:
+        copy = Copy(feeds, kept if keep_type else dtype, dtype, team)
+        filled = copy.fill(lambda x, out: np.copyto(out, x))
+        train = copy.parts[TRAIN]
+        assert train is not None
+        if standardize:
+            scale = fit_standardization(ArrayRows(train[0], name), team)
+        if scale or keep_type:
+            copy.scale(ready, store=not keep_type)
+        return copy, filled, scale
+    training: Rows = feeds[0].examples.x
+    if feeds[0].size(TRAIN) < len(training):
+        training = PartRows(training, feeds[0].split, TRAIN)
+    if standardize:
+        scale = fit_standardization(training, team)
+    copy = Copy(feeds, dtype, dtype, team)
+    return copy, copy.fill(ready), scale
 
 
 def describe(source: Source, training: int, test: int, outputs: int) -> str:

@@ -1,5 +1,6 @@
 """The ranks of a world, as those who load data together."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ddpbp.comm.shared_memory import memory_left_bytes
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.work import divide
 from ddpbp.comm.world import World
 from ddpbp.data.team import Shared
+from ddpbp.errors import DataError
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -20,6 +23,7 @@ Float64 = npt.NDArray[np.float64]
 
 MIB = 2**20
 MOST_SCRATCH_BYTES = 256 * MIB  # of memory; more is kept in a file while loading
+LARGER = "set data.cache to a folder with more space"
 FIRST_SECONDS, EVERY_SECONDS = 3.0, 10.0  # until the first line of progress, and between lines
 
 
@@ -68,12 +72,15 @@ class Team:
 
     def share(self, bytes_: int, what: str, *, scratch: bool = False) -> Shared:
         """Return memory for one copy on each host: in /dev/shm, in a file, or in each rank."""
-        world = self._world
-        if max(world.host_sizes) == 1:
-            return Shared(np.empty(bytes_, np.uint8))
-        size = f"{what} ({bytes_ / MIB:,.0f} MiB)"
+        world, size = self._world, f"{what} ({bytes_ / MIB:,.0f} MiB)"
         cache = self._cache or tempfile.gettempdir()
-        places = ["", cache]
+        left = world.decide(memory_left_bytes(), min)
+        places = ["", cache] if bytes_ < left else [cache]
+        if bytes_ >= left:
+            self._say(f"{size}: memory has {left / MIB:,.0f} MiB left; mapping a file in {cache}")
+        if max(world.host_sizes) == 1:
+            with world.together():
+                return Shared(self._private(bytes_, places[0], size))
         if scratch and bytes_ > MOST_SCRATCH_BYTES:
             places.reverse()
         for place in places:
@@ -81,8 +88,22 @@ class Team:
             if memory is not None:
                 return Shared(memory, world.local_rank, world.local_size, common=True)
             self._say(f"{size} cannot be shared: {reason}")
-        self._say(f"{size}: every rank keeps a copy of its own; set data.cache to a larger folder")
+        if bytes_ * max(world.host_sizes) > left:
+            raise DataError(f"{size}: neither memory nor {cache} holds it; {LARGER}")
+        self._say(f"{size}: every rank keeps a copy of its own; {LARGER}")
         return Shared(np.empty(bytes_, np.uint8))
+
+    @staticmethod
+    def _private(bytes_: int, folder: str, size: str) -> npt.NDArray[np.uint8]:
+        """Return memory of this process alone; with a folder, a mapped file."""
+        if not folder:
+            return np.empty(bytes_, np.uint8)
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                os.posix_fallocate(file.fileno(), 0, bytes_)
+                return np.memmap(file, np.uint8, "r+", shape=(bytes_,))
+        except OSError as error:
+            raise DataError(f"{size}: {folder}: {error.strerror}; {LARGER}") from None
 
     def copies(self, values: list[Value], into: Shared) -> list[list[Value]]:
         """Group values of all ranks, in rank order, by the copy they belong to."""

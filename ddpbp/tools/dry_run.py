@@ -91,7 +91,8 @@ def rank_bytes(
         + state * parameters * item // holders,
         "copy to be saved (rank 0)": (1 + state) * parameters * item,
         "activations": 3 * sum(network.sizes) * rows * item,
-        "data": sum(part.x.nbytes + part.y.nbytes for part in held),
+        "a share of the data (one copy a host)": sum(part.x.nbytes + part.y.nbytes for part in held)
+        // (ranks_per_host or ranks),
     }
 
 

@@ -33,12 +33,12 @@ def ranks(config: Config, world: World) -> Finding:
 
 def memory(config: Config, dataset: Any, trainer: Any) -> Finding:
     """Compare what a rank needs with the memory left on its host."""
+    from ddpbp.comm.shared_memory import memory_left_bytes
     from ddpbp.tools.dry_run import peak_bytes, rank_bytes
 
     world = trainer.world
     needed = sum(rank_bytes(config, dataset, trainer.network, world.world_size).values())
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    free = memory_left_bytes()
     # The ranks of a host have allocated theirs already; what is left shows how much more fits.
     left, host = min(world.all_gather_object((free, world.host)))
     peak = max(world.all_gather_object(peak_bytes()))
