@@ -428,7 +428,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path, suffix):
 
 
 def test_a_row_of_csv_has_a_longest_length(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpbp.data.formats.csv.MAX_ROW_CHARACTERS", 10_000)
+    monkeypatch.setattr("ddpbp.data.formats.lines.MAX_ROW_CHARACTERS", 10_000)
     line, rows = "1," * 20_000, '"\n",' * 5_000
     for text in (line, f"a,b,y\n1,2,0\n{rows}"):
         path = written(tmp_path, t__csv__gz=gzip.compress(text.encode()))
@@ -443,7 +443,7 @@ def test_labels_too_large_to_be_told_apart_as_numbers_are_text(tmp_path):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_blocks_of_csv_are_one_table(tmp_path, monkeypatch, pack):
-    monkeypatch.setattr("ddpbp.data.formats.csv.BLOCK_CHARACTERS", 20)
+    monkeypatch.setattr("ddpbp.data.formats.lines.CHUNK_BYTES", 20)
     text = "a,b,y\n" + "".join(
         f"{i},{i / 8},{q}k{i % 3}{q}\n\n" for i in range(50) for q in ['"'] * (i % 5 == 0) or [""]
     )

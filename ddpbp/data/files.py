@@ -3,8 +3,8 @@
 import gzip
 import os
 import textwrap
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -35,13 +35,19 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             fault = f"cannot be read: {error.strerror}; check the path"
         elif isinstance(error, UnicodeDecodeError):
-            packed = "neither gzip nor " if path.suffix.lower() == ".gz" else "not "
-            byte, place = error.object[error.start], error.start
-            fault = f"{packed}UTF-8 text (byte 0x{byte:02x} at {place:,}); save it as UTF-8"
+            raise not_utf8(path, error.object[error.start], error.start) from error
         else:
             why = textwrap.shorten(str(error), 90)
             fault = f"cut short, damaged or not {kind} ({why}); copy or write it again"
         raise DataError(f"{path}: {fault}") from error
+
+
+def not_utf8(path: Path, byte: int, place: int) -> DataError:
+    """Return the fault of a text with a byte that UTF-8 does not have there."""
+    packed = "neither gzip nor " if path.suffix.lower() == ".gz" else "not "
+    return DataError(
+        f"{path}: {packed}UTF-8 text (byte 0x{byte:02x} at {place:,}); save it as UTF-8"
+    )
 
 
 class Stream(NamedTuple):
@@ -76,6 +82,40 @@ def open_stream(path: Path) -> Iterator[Stream]:
                 )
         else:
             yield Stream(file, size, exact=True)
+
+
+class Continued:
+    """A file that stays open, so that a read goes on where the last one ended.
+
+    Of compressed data all before a place must be decompressed to read there. A file that is opened
+    again must be the one that it was.
+
+    Parameters
+    ----------
+    path : Path
+    open : callable
+        Opens the stream.
+    """
+
+    def __init__(self, path: Path, open: Callable[[], AbstractContextManager[Stream]]) -> None:
+        self._open, self._unchanged = open, Unchanged(path)
+        self._stream: Stream | None = None
+        self._stack = ExitStack()
+
+    def at(self, place: int) -> IO[bytes]:
+        """Return the file at a byte of its content."""
+        if self._stream is None or self._stream.file.tell() != place:
+            if self._stream is None or self._stream.packed:
+                self.close()
+                self._stream = self._stack.enter_context(self._open())
+            self._stream.file.seek(place)
+        return self._stream.file
+
+    def close(self) -> None:
+        """Close the file; refuse one that was changed meanwhile."""
+        self._stack.close()
+        self._stream = None
+        self._unchanged.require()
 
 
 class Unchanged:

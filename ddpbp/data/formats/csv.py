@@ -2,8 +2,8 @@
 
 A number is written in ASCII, as C has it: 1, -2.5, 1e-3. Hexadecimal, underscores, digits of other
 scripts, infinity and NaN are refused, and so are quotes that are not closed and rows of more than
-`MAX_ROW_CHARACTERS`. The text is read in blocks of lines, each of which becomes numbers before the
-next is read, so a compressed file needs memory for its numbers only.
+`MAX_ROW_CHARACTERS`. The text is read by ranges of rows, through an index of its lines, and each
+segment of about a megabyte becomes numbers before the next is read.
 """
 
 import csv
@@ -14,20 +14,17 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
 from ddpbp.data.checks import number
-from ddpbp.data.files import open_stream, reading
+from ddpbp.data.files import Continued, not_utf8, open_stream, reading
+from ddpbp.data.formats import lines
 from ddpbp.data.rows import Array, Contents, Rows, Schema
 from ddpbp.errors import DataError
-
-BLOCK_CHARACTERS = 2**18
-MAX_ROW_CHARACTERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class CsvDialect:
 
 
 class CsvRows(Rows):
-    """The rows of a CSV file, parsed whole when the first of them is needed.
+    """The rows of a CSV file, parsed as they are read.
 
     Parameters
     ----------
@@ -69,31 +66,111 @@ class CsvRows(Rows):
 
     def __init__(self, path: Path, dialect: CsvDialect, texts: Collection[int] = ()) -> None:
         self._path, self._dialect, self._texts = path, dialect, texts
+        self._codes = dict[str, int]()
+        with reading(path, "CSV text"):
+            self._file = Continued(path, partial(open_stream, path))
+        self._begin, self._table = -1, np.empty((0, 0))
 
     @property
     def schema(self) -> Schema:  # noqa: D102 - as the interface has it
         return Schema((self._dialect.columns,), np.dtype(np.float64), self._dialect.names)
 
     def __len__(self) -> int:
-        return len(self._parsed[0])
-
-    def read(self, rows: slice, out: Array) -> None:  # noqa: D102
-        out[...] = self._parsed[0][rows]
+        return len(self._index)
 
     @property
     def slow(self) -> bool:  # noqa: D102
         return True
 
+    @property
+    def words(self) -> Sequence[str]:  # noqa: D102
+        return list(self._codes)
+
     def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
         return CsvRows(self._path, self._dialect, columns)
 
-    @property
-    def words(self) -> Sequence[str]:  # noqa: D102
-        return self._parsed[1]
+    def read(self, rows: slice, out: Array) -> None:  # noqa: D102
+        at = rows.start
+        while at < rows.stop:
+            begin, end = self._index.segment(at)
+            if self._begin != begin.byte:
+                self._table, self._begin = self._parsed(begin, end), begin.byte
+            taken = self._table[at - begin.row : rows.stop - begin.row]
+            out[at - rows.start : at - rows.start + len(taken)] = taken
+            at += len(taken)
 
     @cached_property
-    def _parsed(self) -> tuple[Array, list[str]]:
-        return parse(self._path, self._dialect, self._texts)
+    def _index(self) -> lines.Index:
+        with reading(self._path, "CSV text"):
+            try:
+                index = lines.scan(
+                    self._path,
+                    self._file.at(0),
+                    self._dialect.delimiter,
+                    header=self._dialect.names is not None,
+                )
+            except lines.StrayQuoteError:
+                index = self._index_exactly()
+            self._file.close()
+        if not len(index):
+            raise DataError(
+                f"{self._path}: holds no rows of data, only a header; add at least one row"
+            )
+        return index
+
+    def _index_exactly(self) -> lines.Index:
+        """Tell the rows apart as the parser does."""
+        byte = len(lines.BOM) if self._file.at(0).read(len(lines.BOM)) == lines.BOM else 0
+
+        def counted(text: IO[str]) -> Iterator[str]:
+            nonlocal byte
+            for line in text:
+                byte += len(line.encode())
+                yield line
+
+        with _text(self._path) as text:
+            rows = _TableRows(self._path, counted(text), self._dialect.delimiter)
+
+            def begins() -> Iterator[tuple[int, int]]:
+                before = (rows.line, byte)
+                for row in rows:
+                    if row and rows.line > self._dialect.skip:
+                        yield before
+                    before = (rows.line, byte)
+
+            return lines.scan_exactly(begins(), lambda: byte)
+
+    def _parsed(self, begin: lines.Mark, end: lines.Mark) -> Array:
+        """Return the numbers of a segment; in the columns of text, indices into `words`."""
+        converters = dict.fromkeys(self._texts, self._code)
+        with reading(self._path, "CSV text"), warnings.catch_warnings(action="ignore"):
+            raw = self._file.at(begin.byte).read(end.byte - begin.byte)
+            block = io.StringIO(_decoded(self._path, raw, begin.byte), newline="").readlines()
+            try:
+                table = _parse_simple(block, self._dialect, converters)
+            except ValueError:  # quotes, or a fault
+                numbers = array("d")
+                rows = _TableRows(self._path, block, self._dialect.delimiter, begin.line)
+                for row in rows:
+                    if row:
+                        numbers.fromlist(
+                            _parse_row(self._path, rows.line, row, self._dialect, converters)
+                        )
+                table = np.frombuffer(numbers).reshape(-1, self._dialect.columns)
+            if len(table) != end.row - begin.row:
+                self._file.close()
+                raise ValueError(f"{len(table)} rows where {end.row - begin.row} were counted")
+        return table
+
+    def _code(self, field: str) -> int:
+        return self._codes.setdefault(field.strip(), len(self._codes))
+
+
+def _decoded(path: Path, raw: bytes, place: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, raw[error.start], place + error.start) from error
 
 
 def open_csv(path: Path) -> Contents:
@@ -102,39 +179,12 @@ def open_csv(path: Path) -> Contents:
     return Contents(str(path), needs, CsvRows(path, dialect_of(path)))
 
 
-class _ShortLines(io.BufferedIOBase):
-    """The bytes of a file, unless a line is too long to be held."""
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file, self._since = path, file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read1(self, size: int = -1, /) -> bytes:
-        block = self._file.read1(size)  # type: ignore[attr-defined] # of files and of gzip's
-        end = 1 + max(block.rfind(b"\n"), block.rfind(b"\r"))
-        self._since = len(block) - end + (0 if end else self._since)
-        if self._since > MAX_ROW_CHARACTERS:
-            raise _too_long(self._path)
-        return cast(bytes, block)
-
-
-def _too_long(path: Path) -> DataError:
-    return DataError(
-        f"{path}: a row of more than {MAX_ROW_CHARACTERS:,} characters; is it CSV, "
-        "and is every quote closed?"
-    )
-
-
 @contextmanager
 def _text(path: Path) -> Iterator[IO[str]]:
     with (
         reading(path, "CSV text"),
         open_stream(path) as stream,
-        io.TextIOWrapper(
-            cast(Any, _ShortLines(path, stream.file)), encoding="utf-8-sig", newline=""
-        ) as text,
+        io.TextIOWrapper(cast(Any, stream.file), encoding="utf-8-sig", newline="") as text,
     ):
         yield text
 
@@ -146,7 +196,10 @@ def dialect_of(path: Path) -> CsvDialect:
     in "age,label" before "31,yes"; "5.1,setosa" before "4.9,setosa" is data.
     """
     with _text(path) as file:
-        line = next((line for line in file if line.strip()), "")
+        line = ""
+        while not line.strip() and (line := file.readline(lines.MAX_ROW_CHARACTERS)):
+            if len(line) == lines.MAX_ROW_CHARACTERS:
+                raise lines.too_long(path)
     delimiter = max(";\t,", key=line.count)
     with _text(path) as file:
         rows = _TableRows(path, file, delimiter)
@@ -171,53 +224,6 @@ def dialect_of(path: Path) -> CsvDialect:
     header = bool(above)
     names = tuple(field.strip() for field in first) if header else None
     return CsvDialect(delimiter, names, len(first), skip if header else 0)
-
-
-def parse(path: Path, dialect: CsvDialect, texts: Collection[int]) -> tuple[Array, list[str]]:
-    """Read a CSV file whole.
-
-    Parameters
-    ----------
-    path : Path
-    dialect : CsvDialect
-        From `dialect_of`.
-    texts : collection of int
-        As `CsvRows` has them.
-
-    Returns
-    -------
-    table : (rows, columns) float64
-        The numbers; in the columns of text, indices into `words`.
-    words : list of str
-        The distinct texts in order of appearance.
-    """
-    numbers, codes = array("d"), dict[str, int]()
-
-    def code(field: str) -> int:
-        return codes.setdefault(field.strip(), len(codes))
-
-    converters = dict.fromkeys(texts, code)
-    with _text(path) as text, warnings.catch_warnings(action="ignore"):
-        for _ in range(dialect.skip):
-            text.readline()
-        line = dialect.skip
-        while block := text.readlines(BLOCK_CHARACTERS):
-            try:
-                table = _parse_simple(block, dialect, converters)
-            except ValueError:  # quotes, or a fault
-                rows = _TableRows(path, chain(block, text), dialect.delimiter, line)
-                for row in rows:
-                    if row:
-                        numbers.fromlist(_parse_row(path, rows.line, row, dialect, converters))
-                    if rows.line >= line + len(block):
-                        break
-                line = rows.line
-            else:
-                numbers.frombytes(table.data.cast("B"))
-                line += len(block)
-    if not numbers:
-        raise DataError(f"{path}: holds no rows of data, only a header; add at least one row")
-    return np.frombuffer(numbers).reshape(-1, dialect.columns), list(codes)
 
 
 def _parse_simple(block: list[str], dialect: CsvDialect, converters: dict[int, Any]) -> Array:
@@ -247,8 +253,8 @@ class _TableRows:
         The number of the line on which the last row ended.
     """
 
-    def __init__(self, path: Path, lines: Iterable[str], delimiter: str, before: int = 0) -> None:
-        self._path, self._lines, self._delimiter = path, lines, delimiter
+    def __init__(self, path: Path, text: Iterable[str], delimiter: str, before: int = 0) -> None:
+        self._path, self._text, self._delimiter = path, text, delimiter
         self._characters, self.line = 0, before
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -260,11 +266,11 @@ class _TableRows:
             raise DataError(f"{self._path}, line {self.line}: not CSV: {error}") from error
 
     def _counted(self) -> Iterator[str]:
-        for line in self._lines:
+        for line in self._text:
             self.line += 1
             self._characters += len(line)
-            if self._characters > MAX_ROW_CHARACTERS:
-                raise _too_long(self._path)
+            if self._characters > lines.MAX_ROW_CHARACTERS:
+                raise lines.too_long(self._path)
             yield line
 
 

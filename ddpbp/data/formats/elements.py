@@ -10,13 +10,13 @@ truly holds gigabytes needs them once, and one that only says so needs nothing.
 
 import math
 from abc import abstractmethod
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ddpbp.data.files import Stream, Unchanged, reading
+from ddpbp.data.files import Continued, Stream, reading
 from ddpbp.data.rows import Array, Rows, Schema
 from ddpbp.errors import DataError
 
@@ -62,9 +62,7 @@ class ElementRows(Rows):
     def __init__(self, path: Path, kind: str, where: str = "") -> None:
         self._path, self._kind, self._where = path, kind, where or str(path)
         with reading(path, kind):
-            self._unchanged = Unchanged(path)
-        self._opened, self._place = ExitStack(), -1
-        self._stream: Stream | None = None
+            self._file = Continued(path, self._open)
         with reading(path, kind), self._open() as stream:
             self._header, self._slow = self._read_header(stream.file), stream.packed
             self._require_present(stream)
@@ -103,12 +101,15 @@ class ElementRows(Rows):
                     self._fill(start + first, out[:, column])
             else:
                 self._fill(start + rows.start * columns * dtype.itemsize, out.reshape(-1))
+            # The end of compressed data is compared with their checksum.
             if rows.stop == n:
-                self._require_end()
+                if self._file.at(self._announced_bytes).read(1):
+                    self._fail("too long", "more bytes")
+                self._file.close()
 
     def _fill(self, place: int, out: Array) -> None:
         """Read the numbers that begin at a byte."""
-        dtype, file = self._header.dtype, self._file_at(place)
+        dtype, file = self._header.dtype, self._file.at(place)
         as_it_is = out.dtype == dtype and out.flags.c_contiguous
         step = BLOCK_BYTES // dtype.itemsize
         for start in range(0, len(out), step):
@@ -121,30 +122,6 @@ class ElementRows(Rows):
                 self._fail("cut short", "fewer bytes")
             if not as_it_is:
                 part[...] = raw
-        self._place = place + len(out) * dtype.itemsize
-
-    def _file_at(self, place: int) -> IO[bytes]:
-        """Return the file at a byte; one that is open there goes on, however it is compressed."""
-        if self._stream is None or self._place != place:
-            self._close()
-            self._unchanged.require()
-            opened = ExitStack()
-            self._stream = opened.enter_context(self._open())
-            self._opened = opened
-            self._stream.file.seek(place)
-        return self._stream.file
-
-    def _require_end(self) -> None:
-        """Refuse more bytes; the end of compressed data is compared with their checksum."""
-        assert self._stream is not None
-        if self._stream.file.read(1):
-            self._fail("too long", "more bytes")
-        self._close()
-        self._unchanged.require()
-
-    def _close(self) -> None:
-        self._opened.close()
-        self._stream = None
 
     def _require_present(self, stream: Stream) -> None:
         """Refuse what is no array of real numbers, and more or less than the file holds."""
