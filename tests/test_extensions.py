@@ -8,6 +8,7 @@ import pytest
 
 from ddpbp.cli.main import run
 from ddpbp.data.formats.table import FORMATS, Format
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Array, Contents, Rows, Schema
 from ddpbp.metrics.metric import Float64, Metric
 from ddpbp.metrics.table import METRICS
@@ -36,7 +37,7 @@ class BitsRows(Rows):
         out[...] = [[int(bit) for bit in line] for line in self._lines[rows]]
 
 
-def open_bits(path: Path) -> Contents:
+def open_bits(path: Path, options: SourceOptions) -> Contents:
     return Contents(str(path), "", BitsRows(path))
 
 

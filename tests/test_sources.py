@@ -125,6 +125,10 @@ def test_sources_are_these():
         "npy",
         "npz",
         "idx",
+        "parquet",
+        "hdf5",
+        "netcdf",
+        "root",
     ]
 
 
@@ -182,9 +186,9 @@ def test_any_real_type_ends_as_uint8_or_native_float(tmp_path, dtype):
         ("1,2,dog\n3,4,cat\n", None, ("cat", "dog"), [1, 0]),
         ('kind;a;b\r\n"x;y";1;2\r\n\r\nz;3;4\r\n', "kind", ("x;y", "z"), [0, 1]),
         ("10\t1\t2\n9.0\t3\t4", "0", ("9", "10"), [1, 0]),
-        ("\ufeff,b,y\n1,2,-1\n3,4,7\n", "-1", ("-1", "7"), [0, 1]),
+        ("\ufeff,a,b,y\n0,1,2,-1\n1,3,4,7\n", "-1", ("-1", "7"), [0, 1]),
     ],
-    ids=["header", "no header", "semicolon, quotes, CRLF", "tab, integers", "BOM, unnamed column"],
+    ids=["header", "no header", "semicolon, quotes, CRLF", "tab, integers", "BOM, pandas' index"],
 )
 def test_csv_tells_header_delimiter_and_classes(tmp_path, text, target, classes, y):
     path = written(tmp_path, t__csv__gz=gzip.compress(text.encode()))
@@ -401,7 +405,8 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "Latin-1": ("csv", b"a,b,y\n1,2,caf\xe9\n", {}, "not UTF-8"),
     "truncated gz": ("csv", gzip.compress(b"a,b,y\n1,2,0\n")[:-9], {}, "cut short"),
     "other text": ("dat", "1,2,0\n", {}, r"\.dat files .* \*\.npy.* set data\.format=csv if"),
-    "parquet": ("parquet", b"PAR1\0\1", {}, r"\.parquet files are not read.* CSV or \.npy$"),
+    "sqlite": ("db", b"SQLite\0\1", {}, r"\.db files are not read.* \.npy or Parquet$"),
+    "parquet": ("parquet", b"PAR1\0\1", {}, "bad.parquet: cut short, damaged"),
     "npy.gz": ("npy.gz", gzip.compress(npy(X)), {}, "unpack it first with gunzip"),
     "unknown format": ("dat", "", {"format": "cvs"}, "'cvs' .did you mean 'csv'"),
     "no folder": ("dat", "", {"format": "idx"}, "needed: a folder with the files train-images"),
@@ -498,7 +503,7 @@ def test_bad_idx_folder_ends_in_one_message(tmp_path, images, labels, fault):
             {"source": "synthetic", "task": "classification", "examples": 9, "features": 3},
             r"data\.classes is 0; at least 2",
         ),
-        ({"source": "tests", "task": "binary"}, r"tests: no file train-images\*; it holds"),
+        ({"source": "tests", "task": "binary"}, r"tests/conftest\.py: \.py files are not read"),
         ({"source": "x" * 300, "task": "binary"}, "File name too long"),
     ],
 )

@@ -26,9 +26,9 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The data to learn from."""
 
     source: Text = "digits"
-    """digits, fashion-mnist, synthetic, or a path: a .csv, .npy or .npz file, a folder of IDX."""
+    """digits, fashion-mnist, synthetic, or a path: a file, a folder of them, or "a/*.csv"."""
     format: str | None = None
-    """csv, npy, npz or idx, where the name of the path does not show it."""
+    """The format of the files, where their names do not show it."""
     folder: Annotated[str | None, HARMLESS] = None
     """The folder that holds the files of a named source, if not the usual one."""
     standardize: bool = True
@@ -42,13 +42,19 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     cache: Annotated[Text | None, HARMLESS] = None
     """A folder for rows that do not fit in /dev/shm; by default that of temporary files."""
     target: str | int | None = None
-    """The column (name or index) or array that holds the targets; several columns as "a,b"."""
+    """The column (name or index) or array that holds the targets; several columns as "a,b*"."""
+    exclude: Text | None = None
+    """Columns that are no features, as "a,b*"."""
+    rows: Text | None = None
+    """NetCDF: the dimensions whose points are the rows, as "time,lat,lon"; others make columns."""
+    tree: Text | None = None
+    """ROOT: the name of the tree."""
     task: TaskName | None = None
     """The kind of targets; by default the one that the loss is made for."""
     examples: Number = 0
     """Synthetic data: rows."""
-    features: Number = 0
-    """Synthetic data: columns."""
+    features: Number | Text = 0
+    """Table: the features, as "a,b*"; by default all but the targets. Synthetic data: how many."""
     classes: Number = 0
     """Synthetic data: classes of a classification."""
     targets: Number = 0

@@ -51,7 +51,7 @@ def _fashion(options: SourceOptions) -> Contents:
             f"{folder}: no such folder, so no fashion-mnist; run `apt-get install "
             "dataset-fashion-mnist`, or set data.folder to where its four IDX files are"
         )
-    return replace(open_idx(folder), classes=FASHION_CLASSES)
+    return replace(open_idx(folder, options), classes=FASHION_CLASSES)
 
 
 def _synthetic(options: SourceOptions) -> Contents:

@@ -1,6 +1,6 @@
 """Check values as they are read: finite, of a kept type, in the range of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ class Finite(Rows):
     @property
     def schema(self) -> Schema:  # noqa: D102 - as the interface has it
         return self._schema
+
+    @property
+    def texts(self) -> Collection[int]:  # noqa: D102
+        return self._rows.texts
 
     @property
     def words(self) -> Sequence[str]:  # noqa: D102

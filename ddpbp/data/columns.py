@@ -1,9 +1,11 @@
 """Which columns of a table are features and which are targets: one place, for every format."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 
 from ddpbp.base.tasks import Task
 from ddpbp.data.files import hint
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Schema
 from ddpbp.errors import DataError
 
@@ -29,21 +31,10 @@ def target_columns(
     DataError
         Names a column that does not exist, or what is wrong with the choice.
     """
-    count, names = schema.columns, schema.names or ()
+    count = schema.columns
     if target is None:
         return [count - 1]
-    picks = []
-    for word in _words(target, names):
-        if word in names:
-            picks += named_columns([word], names, where)
-        elif (place := _place(word, count)) is not None:
-            picks.append(place)
-        else:
-            held = _listed(names)
-            raise DataError(
-                f"{where}: no column {word[:40]!r}{hint(word, names)}; set data.target to one of "
-                f"{held or f'0 to {count - 1}'}"
-            )
+    picks = matching(target, schema, where, "data.target")
     if len(picks) > 1 and task and task.single:
         raise DataError(
             f"{where}: data.target {target!r} names {len(picks)}; {task.name} takes one"
@@ -57,21 +48,80 @@ def target_columns(
 
 
 def feature_columns(
-    schema: Schema, targets: Sequence[int], names: Sequence[str] | None, where: str
+    schema: Schema, targets: Sequence[int], where: str, options: SourceOptions
 ) -> list[int]:
-    """Return the columns with these names, or all but the targets where there are no names.
+    """Return the columns that are features.
+
+    They are those whose names a model knows; else those that the settings name, or all but the
+    targets and the excluded ones. A column without a name in a header, such as pandas' index, is
+    none.
 
     Raises
     ------
     DataError
         If a name is missing, or two columns have it: a model finds its features by name.
     """
-    if names and schema.names:
-        return named_columns(names, schema.names, where)
-    features = [column for column in range(schema.columns) if column not in targets]
+    if options.columns and schema.names:
+        return named_columns(options.columns, schema.names, where)
+    taken: Collection[int] = range(schema.columns)
+    if options.include is not None:
+        taken = {*matching(options.include, schema, where, "data.features")}
+    left_out = {*targets}
+    if options.exclude is not None:
+        left_out |= {*matching(options.exclude, schema, where, "data.exclude")}
+    if schema.names:
+        left_out |= {i for i, name in enumerate(schema.names) if not name}
+    features = [i for i in range(schema.columns) if i in taken and i not in left_out]
+    if not features:
+        raise DataError(
+            f"{where}: no column is left as a feature; see data.features, data.exclude and "
+            "data.target"
+        )
     if schema.names:
         named_columns([schema.names[column] for column in features], schema.names, where)
     return features
+
+
+def matching(words: str, schema: Schema, where: str, key: str) -> list[int]:
+    """Return the columns that words name, in the order of the words.
+
+    A word is a name; or that of a variable, for all of its columns ("T" for T[0], T[1]); or a
+    pattern with * and ?; or an index, of which a negative one counts from the end.
+
+    Parameters
+    ----------
+    words : str
+        Separated by commas.
+    schema : Schema
+    where : str
+        The table, for messages.
+    key : str
+        The setting, for messages.
+
+    Raises
+    ------
+    DataError
+        Names a word that means no column, or two of one name.
+    """
+    count, names = schema.columns, schema.names or ()
+    picks = []
+    for word in _words(words, names):
+        pattern = word.replace("[", "[[]")
+        if word in names:
+            picks += named_columns([word], names, where)
+        elif found := [i for i, name in enumerate(names) if name.startswith(f"{word}[")]:
+            picks += found
+        elif (place := _place(word, count)) is not None:
+            picks.append(place)
+        elif found := [i for i, name in enumerate(names) if fnmatchcase(name, pattern)]:
+            picks += found
+        else:
+            held = _listed(names)
+            raise DataError(
+                f"{where}: no column {word[:40]!r}{hint(word, names)}; set {key} to one of "
+                f"{held or f'0 to {count - 1}'}"
+            )
+    return picks
 
 
 def targets_present(schema: Schema, where: str, target: str | None, features: int) -> list[int]:

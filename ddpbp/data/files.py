@@ -5,9 +5,10 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from ddpbp.base.files import open_regular
 from ddpbp.base.spelling import nearest
@@ -163,3 +164,19 @@ def hint(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known word nearest to `word`, or ""."""
     similar = nearest(word, islice(known, 1_000))
     return f" (did you mean {similar!r}?)" if similar else ""
+
+
+def library(name: str, extra: str, path: Path) -> Any:
+    """Import the library that reads a format.
+
+    Raises
+    ------
+    DataError
+        If it is not installed: names the command that does it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading it needs {name} ({error}); run: pip install 'ddpbp[{extra}]'"
+        ) from None

@@ -141,7 +141,7 @@ def find_labels(
         for block in run:
             rows = slice(block * size, min((block + 1) * size, len(y)))
             raw = read_rows(y, rows, y.schema.dtype)
-            if y.words:
+            if y.texts:
                 _note_texts(texts, raw, y.words, rows.start)
             else:
                 numbers = [np.unique(np.concatenate([*numbers, labels_of(raw, where)]))]

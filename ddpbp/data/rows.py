@@ -4,7 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -84,13 +85,23 @@ class Rows(ABC):
         return self
 
     @property
+    def texts(self) -> Collection[int]:
+        """The columns that are read as indices into `words`."""
+        return ()
+
+    @property
     def words(self) -> Sequence[str]:
-        """The distinct texts of the columns that may hold text, in the order they were read."""
+        """The distinct texts that were read so far, in the order they were read."""
         return ()
 
     @property
     def slow(self) -> bool:
         """Reading again costs much more than reading numbers: text, compressed data."""
+        return False
+
+    @property
+    def by_column(self) -> bool:
+        """The columns are stored apart, so that reading a few costs a part of reading all."""
         return False
 
     @property
@@ -112,15 +123,22 @@ class ArrayRows(Rows):
     where : str
         What the array is, for messages.
     words : sequence of str, optional
-        The texts that its numbers mean.
+    texts : collection of int, optional
+        The columns that are indices into `words`.
     """
 
-    def __init__(self, array: Array, where: str, words: Sequence[str] = ()) -> None:
+    def __init__(
+        self, array: Array, where: str, words: Sequence[str] = (), texts: Collection[int] = ()
+    ) -> None:
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where}: numbers of type {array.dtype}; real numbers are needed")
         if array.ndim == 0:
             raise DataError(f"{where}: a single number; an array with a row per example is needed")
-        self._array, self._words = array, words
+        self._array, self._words, self._texts = array, words, texts
+
+    @property
+    def texts(self) -> Collection[int]:  # noqa: D102
+        return self._texts
 
     @property
     def words(self) -> Sequence[str]:  # noqa: D102
@@ -154,6 +172,10 @@ class Columns(Rows):
         return Schema((len(self._columns),), whole.dtype, names)
 
     @property
+    def texts(self) -> Collection[int]:  # noqa: D102
+        return {i for i, column in enumerate(self._columns) if column in self._table.texts}
+
+    @property
     def words(self) -> Sequence[str]:  # noqa: D102
         return self._table.words
 
@@ -167,6 +189,10 @@ class Columns(Rows):
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
+        allowed = {self._columns[column] for column in columns}
+        return Columns(self._table.allow_text(allowed), self._columns)
 
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         schema = self._table.schema
@@ -182,6 +208,66 @@ class Columns(Rows):
             for begin, end in self._runs:
                 first = self._columns[begin]
                 mine[:, begin:end] = table[:, first : first + end - begin]
+
+
+class Concatenated(Rows):
+    """The rows of several tables of one schema, one after the other.
+
+    Parameters
+    ----------
+    tables : sequence of Rows
+        At least one.
+    """
+
+    def __init__(self, tables: Sequence[Rows]) -> None:
+        self._tables, first = tables, tables[0].schema
+        dtype = np.result_type(*(table.schema.dtype for table in tables))
+        self._schema = Schema(first.shape, dtype, first.names)
+        self._codes = dict[str, int]()
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [0, *accumulate(len(table) for table in self._tables)]
+
+    @property
+    def schema(self) -> Schema:  # noqa: D102
+        return self._schema
+
+    @property
+    def texts(self) -> Collection[int]:  # noqa: D102
+        return self._tables[0].texts
+
+    @property
+    def words(self) -> Sequence[str]:  # noqa: D102
+        return list(self._codes)
+
+    @property
+    def slow(self) -> bool:  # noqa: D102
+        return any(table.slow for table in self._tables)
+
+    @property
+    def by_column(self) -> bool:  # noqa: D102
+        return all(table.by_column for table in self._tables)
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
+        return Concatenated([table.allow_text(columns) for table in self._tables])
+
+    def pick(self, columns: Sequence[int]) -> Rows:  # noqa: D102
+        return Concatenated([table.pick(columns) for table in self._tables])
+
+    def read(self, rows: slice, out: Array) -> None:  # noqa: D102
+        for table, first, end in zip(self._tables, self._firsts, self._firsts[1:], strict=False):
+            start, stop = max(rows.start, first), min(rows.stop, end)
+            if start >= stop:
+                continue
+            mine = out[start - rows.start : stop - rows.start]
+            table.read(slice(start - first, stop - first), mine)
+            for column in table.texts:
+                codes = [self._codes.setdefault(word, len(self._codes)) for word in table.words]
+                mine[:, column] = np.array(codes)[mine[:, column].astype(np.int64)]
 
 
 def read_rows(rows: Rows, which: slice, dtype: npt.DTypeLike) -> Array:

@@ -5,6 +5,7 @@ Nothing is read here but headers.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from ddpbp.data import checks
 from ddpbp.data.builtin import NAMED
 from ddpbp.data.columns import feature_columns, target_columns, targets_present
 from ddpbp.data.files import hint, reading
-from ddpbp.data.formats.table import format_of
+from ddpbp.data.formats.join import join
+from ddpbp.data.formats.table import format_of, is_format
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Array, Contents, Rows, read_rows
 from ddpbp.errors import DataError
@@ -112,8 +114,10 @@ def open_rows(source: str, options: SourceOptions) -> Contents:
     """
     if options.format is None and source in NAMED:
         return NAMED[source](options)
-    path = _existing(source, NAMED)
-    return format_of(path, options.format).open(path)
+    paths = _existing(source, NAMED)
+    if len(paths) == 1:
+        return format_of(paths[0], options.format).open(paths[0], options)
+    return join(source, [(path, format_of(path, options.format)) for path in paths], options)
 
 
 def open_source(source: str, options: SourceOptions) -> Source:
@@ -165,7 +169,7 @@ def open_features(source: str, options: SourceOptions, features: int) -> checks.
     if table is not None:
         named = bool(options.columns and table.schema.names)
         targets = [] if named else targets_present(table.schema, where, options.target, features)
-        picks = feature_columns(table.schema, targets, options.columns, where)
+        picks = feature_columns(table.schema, targets, where, options)
         others = [column for column in range(table.schema.columns) if column not in picks]
         rows = table.allow_text(others).pick(picks) if others or named else table
     else:
@@ -195,7 +199,7 @@ def _from_table(source: str, contents: Contents, table: Rows, options: SourceOpt
             f"targets{contents.needs}"
         )
     targets = target_columns(schema, where, options.target, task)
-    features = feature_columns(schema, targets, options.columns, where)
+    features = feature_columns(schema, targets, where, options)
     dropped = {*range(schema.columns)} - {*targets, *features}
     table = table.allow_text(dropped | {*targets} if task.classes else dropped)
     column = f'"{schema.names[targets[0]]}"' if schema.names else str(targets[0])
@@ -203,7 +207,7 @@ def _from_table(source: str, contents: Contents, table: Rows, options: SourceOpt
         checks.features(table.pick(features), f"{where}: train features"),
         checks.targets(table.pick(targets), f"{where}: train labels"),
         f"{where}: train",
-        table.pick([*features, *targets]),
+        None if table.by_column else table.pick([*features, *targets]),
     )
     return Source(
         train,
@@ -264,14 +268,26 @@ def _from_arrays(source: str, contents: Contents, options: SourceOptions) -> Sou
     return Source(train, test, contents.classes if task.classes else None, source, task)
 
 
-def _existing(source: str, names: Collection[str]) -> Path:
-    """Return an existing path, where a source of one of these names was possible too."""
+def _existing(source: str, names: Collection[str]) -> list[Path]:
+    """Return existing paths, where a source of one of these names was possible too.
+
+    A folder of files, unless it is of a format of its own, and a pattern mean all files, in the
+    order of their names.
+    """
     with reading(Path(source), "a path"):
         path = Path(source).expanduser()
-        if not path.exists():
-            place = "" if path.is_absolute() else f" in {Path.cwd()}"
-            raise DataError(
-                f"{source}: no such file or folder{place}{hint(source, names)}; "
-                f"give a path or one of {', '.join(names)}"
-            )
-    return path
+        if path.is_dir() and not is_format(path):
+            held = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] not in "._")
+            if held:
+                return held
+        if path.exists():
+            return [path]
+        if any(letter in source for letter in "*?["):
+            found = sorted(Path(name) for name in glob(str(path)))  # noqa: PTH207 - any path
+            if found:
+                return found
+        place = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise DataError(
+            f"{source}: no such file or folder{place}{hint(source, names)}; "
+            f"give a path or one of {', '.join(names)}"
+        )

@@ -1,6 +1,5 @@
 """Numbers of sources that are slow to read, such as text, kept once a host while loading."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,31 +22,22 @@ def spooled(examples: Examples, team: Team, *, only_y: bool = False) -> Examples
     x, y, table = examples.x, examples.y, examples.table
     if table is None:
         if x.slow and not only_y:
-            x = x.over(_numbers(x, [], examples.where, team))
+            x = x.over(_numbers(x, examples.where, team))
         if y.slow:
-            y = y.over(_numbers(y, [], examples.where, team))
+            y = y.over(_numbers(y, examples.where, team))
         return replace(examples, x=x, y=y)
     if not table.slow:
         return examples
     columns = [*range(table.schema.columns)]
     mine, others = columns[: examples.features], columns[examples.features :]
-    numbers = _numbers(table, others, examples.where, team)
+    numbers = _numbers(table, examples.where, team)
     return replace(
         examples, x=x.over(numbers.pick(mine)), y=y.over(numbers.pick(others)), table=numbers
     )
 
 
-def _numbers(rows: Rows, texts: Sequence[int], where: str, team: Team) -> ArrayRows:
-    """Read rows into memory that the ranks of a host have in common, each rank its part.
-
-    Parameters
-    ----------
-    rows : Rows
-    texts : sequence of int
-        The columns that are indices of texts, if there are texts.
-    where : str
-    team : Team
-    """
+def _numbers(rows: Rows, where: str, team: Team) -> ArrayRows:
+    """Read rows into memory that the ranks of a host have in common, each rank its part."""
     n, schema = len(rows), rows.schema
     shape, itemsize = (n, schema.columns), schema.dtype.itemsize
     shared = team.share(n * schema.columns * itemsize, f"{where}, as numbers", scratch=True)
@@ -68,10 +58,10 @@ def _numbers(rows: Rows, texts: Sequence[int], where: str, team: Team) -> ArrayR
         return list(dict.fromkeys(word for words in every for word in words))
 
     words = team.divide(-(-n // size), read, union, shared)
-    if words:
+    if rows.texts:
         place = {word: i for i, word in enumerate(words)}
         index = np.array([place[word] for word in rows.words] or [0])
-        for column in texts:
+        for column in rows.texts:
             array[mine, column] = index[array[mine, column].astype(np.int64)]
         team.meet()  # before another rank reads them
-    return ArrayRows(array, where, words)
+    return ArrayRows(array, where, words, rows.texts)

@@ -88,8 +88,14 @@ HARMLESS: dict[str, Callable[[Random], Any]] = {
     "checkpoint.keep_last": one_of(1, 2, 3),
     "checkpoint.keep_best": one_of(0, 1, 2),
 }
-# A way of running sets them.
-ELSEWHERE = {"output", "threads", "max_seconds", "data.folder", "data.cache"}
+# A way of running sets them, or they are of files that are not drawn.
+ELSEWHERE = {"data.exclude", "data.rows", "data.tree"} | {
+    "output",
+    "threads",
+    "max_seconds",
+    "data.folder",
+    "data.cache",
+}
 
 
 def draw_config(r: Random, folder: Path, kernel: str) -> Config:

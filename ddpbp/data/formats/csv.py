@@ -23,8 +23,13 @@ import numpy as np
 from ddpbp.data.checks import number
 from ddpbp.data.files import Continued, not_utf8, open_stream, reading
 from ddpbp.data.formats import lines
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Array, Contents, Rows, Schema
 from ddpbp.errors import DataError
+
+BOOLEANS = {"true": 1.0, "false": 0.0}
+LEAST_NUMBERED = 4
+"""Columns that 0, 1, 2, ... must name to be a header: fewer may be a row of data."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class CsvRows(Rows):
     @property
     def slow(self) -> bool:  # noqa: D102
         return True
+
+    @property
+    def texts(self) -> Collection[int]:  # noqa: D102
+        return self._texts
 
     @property
     def words(self) -> Sequence[str]:  # noqa: D102
@@ -173,7 +182,7 @@ def _decoded(path: Path, raw: bytes, place: int) -> str:
         raise not_utf8(path, raw[error.start], place + error.start) from error
 
 
-def open_csv(path: Path) -> Contents:
+def open_csv(path: Path, options: SourceOptions) -> Contents:
     """Open a CSV file as a table."""
     needs = ", separated by comma, semicolon or tab"
     return Contents(str(path), needs, CsvRows(path, dialect_of(path)))
@@ -209,11 +218,11 @@ def dialect_of(path: Path) -> CsvDialect:
         second = next(full, ["0"] * len(first))
     if first == [""]:
         raise DataError(f"{path}: is empty; a header line and rows of numbers are needed")
-    text = [number(field) is None for field in first]
+    text = [_value(field) is None for field in first]
     above = [
         field
         for field, is_text, below in zip(first, text, second, strict=False)
-        if field and is_text and number(below) is not None
+        if field and is_text and _value(below) is not None
     ]
     if above and not all(text):
         raise DataError(
@@ -221,7 +230,9 @@ def dialect_of(path: Path) -> CsvDialect:
             f"number, but {first[text.index(False)][:40]!r} is one; give every column a name that "
             "is no number, or fill in the number"
         )
-    header = bool(above)
+    named = first[1:] if not first[0] else first  # pandas leaves its index without a name
+    numbered = named == [str(i) for i in range(len(named))]
+    header = bool(above) or (numbered and (named != first or len(named) >= LEAST_NUMBERED))
     names = tuple(field.strip() for field in first) if header else None
     return CsvDialect(delimiter, names, len(first), skip if header else 0)
 
@@ -274,6 +285,11 @@ class _TableRows:
             yield line
 
 
+def _value(field: str) -> float | None:
+    """Return a number, or what True and False mean; None for other text."""
+    return BOOLEANS.get(field.strip().lower(), number(field))
+
+
 def _parse_row(
     path: Path,
     line: int,
@@ -295,7 +311,7 @@ def _parse_row(
         )
     numbers = []
     for column, field in enumerate(row):
-        value = code[column](field) if column in code else number(field)
+        value = code[column](field) if column in code else _value(field)
         if value is None or not math.isfinite(value):
             raise DataError(
                 f"{path}, line {line}, column {dialect.name(column)}: found {field[:40]!r}; "

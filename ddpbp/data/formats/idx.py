@@ -9,6 +9,7 @@ import numpy as np
 
 from ddpbp.data.files import Stream, open_stream, reading
 from ddpbp.data.formats.elements import ElementRows, Header
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Contents
 from ddpbp.errors import DataError
 
@@ -46,7 +47,7 @@ class IdxRows(ElementRows):
         return Header(np.dtype(TYPES[kind[0]]), shape, 4 + len(sizes))
 
 
-def open_idx(path: Path) -> Contents:
+def open_idx(path: Path, options: SourceOptions) -> Contents:
     """Open a folder of IDX files, or one file of images to predict from.
 
     A folder holds train-images* and train-labels*, and may hold t10k-* or test-* of both kinds.

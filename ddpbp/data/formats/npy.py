@@ -10,6 +10,7 @@ import numpy as np
 
 from ddpbp.data.files import Stream, is_gzip, open_stream, reading
 from ddpbp.data.formats.elements import ElementRows, Header
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Contents
 from ddpbp.errors import DataError
 
@@ -57,6 +58,6 @@ def read_npy_header(file: IO[bytes]) -> Header:
     return Header(dtype, shape, begin.tell(), columns_first)
 
 
-def open_npy(path: Path) -> Contents:
+def open_npy(path: Path, options: SourceOptions) -> Contents:
     """Open a .npy file as a table, or as images to predict from."""
     return Contents(str(path), " (or use .npz with arrays x and y)", NpyRows(path))

@@ -12,6 +12,7 @@ from ddpbp.base.files import open_regular
 from ddpbp.data.files import DEFLATE_RATIO, Stream, reading
 from ddpbp.data.formats.elements import ElementRows, Header
 from ddpbp.data.formats.npy import read_npy_header
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Contents
 from ddpbp.errors import DataError
 
@@ -51,7 +52,7 @@ def _open_member(path: Path, name: str) -> Iterator[Stream]:
             yield Stream(unpacked, member.file_size, exact=True, packed=packed)
 
 
-def open_npz(path: Path) -> Contents:
+def open_npz(path: Path, options: SourceOptions) -> Contents:
     """Open a .npz file."""
     with reading(path, "a .npz file"), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         names = [_array_name(info) for info in archive.infolist()]

@@ -7,9 +7,14 @@ from pathlib import Path
 
 from ddpbp.data.files import hint, open_stream, reading
 from ddpbp.data.formats.csv import open_csv
+from ddpbp.data.formats.hdf5 import open_hdf5
 from ddpbp.data.formats.idx import open_idx
+from ddpbp.data.formats.netcdf import open_netcdf
 from ddpbp.data.formats.npy import open_npy
 from ddpbp.data.formats.npz import open_npz
+from ddpbp.data.formats.parquet import open_parquet
+from ddpbp.data.formats.root import open_root
+from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Contents
 from ddpbp.errors import DataError
 
@@ -26,14 +31,14 @@ class Format:
         File names that mean it, as `fnmatch` has them, in lower case and without a last ".gz".
     open : callable
         Opens a path.
-    folder : bool
-        A folder is of this format.
+    folder : tuple of str
+        File names that make a folder one of this format.
     """
 
     name: str
     patterns: tuple[str, ...]
-    open: Callable[[Path], Contents]
-    folder: bool = False
+    open: Callable[[Path, SourceOptions], Contents]
+    folder: tuple[str, ...] = ()
 
 
 FORMATS = {
@@ -42,7 +47,11 @@ FORMATS = {
         Format("csv", ("*.csv", "*.tsv", "*.txt"), open_csv),
         Format("npy", ("*.npy",), open_npy),
         Format("npz", ("*.npz",), open_npz),
-        Format("idx", ("*.idx", "*-idx*"), open_idx, folder=True),
+        Format("idx", ("*.idx", "*-idx*"), open_idx, folder=("train-*", "t10k-*", "test-*")),
+        Format("parquet", ("*.parquet", "*.pq"), open_parquet),
+        Format("hdf5", ("*.h5", "*.hdf5", "*.he5"), open_hdf5),
+        Format("netcdf", ("*.nc", "*.nc4", "*.cdf", "*.netcdf"), open_netcdf),
+        Format("root", ("*.root",), open_root),
     )
 }
 
@@ -63,16 +72,25 @@ def format_of(path: Path, name: str | None) -> Format:
             )
         return FORMATS[name]
     plain = path.name.lower().removesuffix(".gz")
+    if path.is_dir():
+        return FORMATS["idx"]  # which says what it needs
     for entry in FORMATS.values():
-        if entry.folder if path.is_dir() else any(fnmatch(plain, p) for p in entry.patterns):
+        if any(fnmatch(plain, p) for p in entry.patterns):
             return entry
     known = ", ".join(pattern for entry in FORMATS.values() for pattern in entry.patterns)
     ending = Path(plain).suffix
     what = f"{ending} files are not read" if ending else "a name without an ending"
-    advice = "convert it to CSV or .npy" + (
+    advice = "convert it to CSV, .npy or Parquet" + (
         ", or set data.format=csv if it is CSV" if _is_text(path) else ""
     )
     raise DataError(f"{path}: {what}; known are {known}; {advice}")
+
+
+def is_format(folder: Path) -> bool:
+    """Return whether a folder is of a format of its own, or empty; others hold files to join."""
+    names = [path.name for path in folder.iterdir() if path.name[0] not in "._"]
+    patterns = [pattern for entry in FORMATS.values() for pattern in entry.folder]
+    return not names or any(fnmatch(name, p) for name in names for p in patterns)
 
 
 def _is_text(path: Path) -> bool:
