@@ -99,9 +99,12 @@ class Continued:
     """
 
     def __init__(self, path: Path, open: Callable[[], AbstractContextManager[Stream]]) -> None:
+        self._stack = ExitStack()
         self._open, self._unchanged = open, Unchanged(path)
         self._stream: Stream | None = None
-        self._stack = ExitStack()
+
+    def __del__(self) -> None:
+        self._stack.close()
 
     def at(self, place: int) -> IO[bytes]:
         """Return the file at a byte of its content."""
