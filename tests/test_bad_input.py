@@ -124,7 +124,10 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         "predict {d}/run {d}/unseen.npz",
         ["unseen.npz: 3 features", "takes 2"],
     ),
-    "predict: other suffix": ("predict {d}/run {d}/good.csv -o {d}/p.txt", [".csv or .npy"]),
+    "predict: other suffix": (
+        "predict {d}/run {d}/good.csv -o {d}/p.txt",
+        ["*.npy and *.parquet"],
+    ),
 }
 # These need a run folder that may be written.
 OUTPUT = ["--output", "{d}/out"]

@@ -282,7 +282,7 @@ def test_other_bits_are_refused(interrupted, monkeypatch, capsys, what):
     if what == "canary":
         monkeypatch.setattr("ddpbp.engine.trainer.canary", lambda *_: "0" * 64)
     else:
-        monkeypatch.setattr("ddpbp.data.dataset.digest", lambda arrays: "0" * 64)
+        monkeypatch.setattr("ddpbp.data.fill.digest", lambda arrays: "0" * 64)
     assert run(command) == 2
     err = capsys.readouterr().err
     assert f"the {what} ha" in err

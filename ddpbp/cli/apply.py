@@ -57,21 +57,19 @@ def evaluate(model: Path, data: str | None, where: WorldOptions, as_json: bool) 
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="A .csv or .npy file; else standard output.",
+    help="A .csv, .npy or .parquet file; else standard output.",
 )
 def predict(model: Path, data: Path, where: WorldOptions, output: Path | None) -> int:
     """Apply MODEL (a run folder or a model file) to the rows of DATA."""
 
     def main(world: World) -> int:
         stored = read_on_its_kernel(model, world)
-        from ddpbp.tools import apply
+        from ddpbp.tools.apply import predict_to
+        from ddpbp.tools.predictions import require_writable_name
 
         with world.together():
-            apply.require_writable_name(output)
-        a = apply.predict(stored, str(data), world)
-        with world.together():
-            if world.rank == 0:
-                apply.write_predictions(stored, a, output)
+            require_writable_name(output)
+        predict_to(stored, str(data), output, world)
         return 0
 
     return where.run(main)

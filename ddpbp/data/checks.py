@@ -23,6 +23,10 @@ class Finite(Rows):
     where : str
         What they are, for messages.
 
+    Attributes
+    ----------
+    where : str
+
     Raises
     ------
     DataError
@@ -33,7 +37,7 @@ class Finite(Rows):
         if not len(rows) or not rows.schema.columns:
             shape = (len(rows), *rows.schema.shape)
             raise DataError(f"{where} are of shape {shape}: no examples; add at least one row")
-        self._rows, self._where = rows, where
+        self._rows, self.where = rows, where
         self._schema = Schema((rows.schema.columns,), dtype, rows.schema.names)
 
     @property
@@ -66,14 +70,14 @@ class Finite(Rows):
 
     def over(self, rows: Rows) -> "Finite":
         """Return the same check of the same values, stored elsewhere."""
-        return Finite(rows, self._schema.dtype, self._where)
+        return Finite(rows, self._schema.dtype, self.where)
 
     def require_finite(self, values: Array, first: int) -> None:
         """Refuse (rows, columns) values that are not finite; `first` is the number of their row."""
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
             raise DataError(
-                f"{self._where}: row {first + row}, column {column} (from 0) is "
+                f"{self.where}: row {first + row}, column {column} (from 0) is "
                 f"{values[row, column]}; every value must be finite: fill it in or remove the row"
             )
 

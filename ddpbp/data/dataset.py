@@ -39,6 +39,59 @@ class Part:
     def __len__(self) -> int:
         return len(self.x)
 
+    def leaf(self, rows: slice) -> "Part":
+        """Return consecutive examples."""
+        return Part(self.x[rows], self.y[rows], self.scale)
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """Examples that stay where they are stored; leaf by leaf they become as the network takes them.
+
+    Attributes
+    ----------
+    examples : Examples
+    labels : Labels
+    scale : Standardization or None
+    dtype : numpy.dtype
+        Of the model.
+    """
+
+    examples: Examples
+    labels: Labels
+    scale: Standardization | None
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def leaf(self, rows: slice) -> Part:
+        """Read consecutive examples.
+
+        Raises
+        ------
+        DataError
+            If they do not fit the model.
+        """
+        where = self.examples.where
+        x, raw = self.examples.read(rows)
+        y = self.labels.targets(raw, self.examples.y.words, f"{where} labels", rows.start)
+        return Part(scaled(x, self.scale, self.dtype, where), y)
+
+
+def scaled(x: Array, scale: Standardization | None, dtype: np.dtype[Any], where: str) -> Array:
+    """Return features as the network takes them.
+
+    Raises
+    ------
+    DataError
+        If they are beyond the range of `dtype`; `where` is for the message.
+    """
+    with np.errstate(over="ignore"):
+        out = scale.apply(x, dtype) if scale else x.astype(dtype, copy=False)
+    require_range(out, dtype, f"{where}: a feature")
+    return out
+
 
 @dataclass(frozen=True)
 class Dataset:

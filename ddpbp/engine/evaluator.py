@@ -8,11 +8,13 @@ import numpy.typing as npt
 from ddpbp.base import tree
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
-from ddpbp.data.dataset import Part
+from ddpbp.data.dataset import Part, StoredPart
 from ddpbp.engine.loading import load
 from ddpbp.metrics import table as metrics
 from ddpbp.nn.backprop import Backprop
 from ddpbp.nn.network import Parameters
+
+Array = npt.NDArray[Any]
 
 LEAF_ROWS = 512  # part of the arithmetic: the same for every run
 
@@ -33,36 +35,40 @@ class Evaluator:
         self._backprop, self._task, self._world = backprop, task, world
         self._outputs = backprop.network.sizes[-1]
 
-    def _forward(self, theta: Parameters, part: Part, i: int) -> slice:
-        rows = slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, len(part)))
-        load(self._backprop, part, rows, ((1, rows.stop - rows.start),))
+    def _forward(self, theta: Parameters, part: Part) -> Array:
+        """Return the outputs of one leaf, (n_L, examples)."""
+        load(self._backprop, part, slice(0, len(part)), ((1, len(part)),))
         self._backprop.forward(theta)
         self._world.pulse.progress += 1
-        return rows
+        a: Array = self._backprop.stacks[0].a[-1][0]
+        return a
 
-    def score(self, theta: Parameters, part: Part) -> dict[str, float]:
-        """Return the mean loss and the metrics over all examples, each counted once."""
+    def score(self, theta: Parameters, part: Part | StoredPart) -> dict[str, float]:
+        """Return the mean loss and the metrics over all examples, each counted once.
 
-        def leaf(i: int) -> npt.NDArray[np.float64]:
-            rows = self._forward(theta, part, i)
-            a = self._backprop.stacks[0].a[-1][0]
-            sums = metrics.leaf_sums(self._task, a, part.y[rows])
+        Raises
+        ------
+        DataError
+            On every rank, if examples that are stored cannot be read.
+        """
+        n = len(part)
+
+        def sums_of(i: int) -> npt.NDArray[np.float64]:
+            leaf = part.leaf(leaf_rows(i, n))
+            a = self._forward(theta, leaf)
+            sums = metrics.leaf_sums(self._task, a, leaf.y)
             return np.array([*self._backprop.losses(), *sums])
 
-        n = len(part)
-        sums = tree_sum(self._world, leaf, tree.leaf_count(n, LEAF_ROWS))
+        sums = tree_sum(self._world, sums_of, tree.leaf_count(n, LEAF_ROWS))
         scores = metrics.summarize(self._task, sums[1:], n, self._outputs)
         return {"loss": float(sums[0]) / n, **scores}
 
-    def predict(self, theta: Parameters, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the outputs for (n, features) rows as (n, n_L) rows, on every rank."""
-        n = len(x)
-        part = Part(x, np.zeros((n, self._outputs)))
-        leaves = tree.leaf_count(n, LEAF_ROWS)
-        start, stop = tree.deal(leaves, self._world.rank, self._world.world_size)
-        mine = []
-        for i in range(start, stop):
-            self._forward(theta, part, i)
-            mine.append(self._backprop.stacks[0].a[-1][0].T.copy())
-        every = [leaf for rank in self._world.all_gather_object(mine) for leaf in rank]
-        return np.concatenate(every)
+    def predict(self, theta: Parameters, x: Array) -> Array:
+        """Return the outputs for the (n, features) rows of one leaf as (n, n_L) rows."""
+        part = Part(x, np.zeros((len(x), self._outputs)))
+        return self._forward(theta, part).T.copy()
+
+
+def leaf_rows(i: int, n: int) -> slice:
+    """Return the rows of leaf i of n."""
+    return slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, n))

@@ -3,9 +3,9 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -22,13 +22,18 @@ class NewerFormat(DataError):  # noqa: N818
 
 def write_synced(path: str | Path, pieces: Iterable[Buffer]) -> str:
     """Write a file and flush it to the disk; return the SHA-256 of its content."""
-    sha256 = hashlib.sha256()
     with Path(path).open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
-            sha256.update(piece)
+        sha256 = _write(file, pieces)
         file.flush()
         os.fsync(file.fileno())
+    return sha256
+
+
+def _write(file: IO[bytes], pieces: Iterable[Buffer]) -> str:
+    sha256 = hashlib.sha256()
+    for piece in pieces:
+        file.write(piece)
+        sha256.update(piece)
     return sha256.hexdigest()
 
 
@@ -45,10 +50,26 @@ def write_whole(path: str | Path, pieces: Iterable[Buffer]) -> str:
     DdpbpError
         If it cannot be written; an earlier file stays as it was.
     """
+    with whole_file(path) as file:
+        return _write(file, pieces)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written bit by bit, which appears only when the block ends well.
+
+    Raises
+    ------
+    DdpbpError
+        If it cannot be written; an earlier file stays as it was.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        sha256 = write_synced(temporary, pieces)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -56,7 +77,6 @@ def write_whole(path: str | Path, pieces: Iterable[Buffer]) -> str:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    return sha256
 
 
 def json_text(value: Any) -> bytes:
