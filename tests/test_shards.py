@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddpbp.base import draws
 from ddpbp.data import shards as module
@@ -60,18 +62,36 @@ def test_the_ranks_together_walk_the_order_once(case):
         whole = order[step * batch_size : (step + 1) * batch_size]
         np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), whole)
         for rank, part in enumerate(parts):
-            leaves, first, shapes = leaf_shapes(len(whole), micro_batch_size, rank, ranks)
+            full = -(-min(batch_size, examples) // micro_batch_size)
+            leaves, first, shapes = leaf_shapes(len(whole), micro_batch_size, rank, ranks, full)
             assert (part.leaves, part.first, part.shapes) == (leaves, first, shapes)
             assert part.batch_examples == len(whole)
             assert part.leaf_count == -(-len(whole) // micro_batch_size)
             np.testing.assert_array_equal(part.indices, whole[first : first + part.rows])
 
 
-def test_in_a_short_last_batch_some_ranks_have_no_leaf():
+def test_in_a_short_last_batch_a_rank_keeps_its_places_and_may_have_none():
     last = [list(rank.epoch(0))[-1] for rank in everyone(17, 16, 3, 5)]
-    assert [part.rows for part in last] == [0, 0, 0, 0, 1]
-    assert [part.shapes for part in last] == [(), (), (), (), ((1, 1),)]
+    assert [part.rows for part in last] == [1, 0, 0, 0, 0]
+    assert [part.shapes for part in last] == [((1, 1),), (), (), (), ()]
     assert {part.batch_examples for part in last} == {1}
+
+
+@given(
+    examples=st.integers(1, 300),
+    batch_size=st.integers(1, 64),
+    micro_batch_size=st.integers(1, 64),
+    ranks=st.integers(1, 9),
+)
+def test_a_place_in_any_batch_belongs_to_one_rank(examples, batch_size, micro_batch_size, ranks):
+    owner: dict[int, set[int]] = {}
+    for rank, shards in enumerate(everyone(examples, batch_size, micro_batch_size, ranks)):
+        for part in shards.epoch(0):
+            for leaf in range(*part.leaves):
+                owner.setdefault(leaf, set()).add(rank)
+    full = -(-min(examples, batch_size) // micro_batch_size)
+    assert sorted(owner) == [*range(full)]
+    assert {len(ranks) for ranks in owner.values()} == {1}
 
 
 @pytest.mark.parametrize("case", CASES)

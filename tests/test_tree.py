@@ -96,15 +96,18 @@ def test_a_rank_forms_whole_nodes_and_as_few_as_there_are():
 
 
 def test_any_number_of_ranks_forms_the_sum_of_the_definition():
-    for size in SIZES:
+    for size, full in [(size, size + more) for size in SIZES for more in (0, 1, 5)]:
         for world_size in range(1, size + 3):
             covers = []
             for rank in range(world_size):
-                merges, nodes = tree.run_program(size, rank, world_size)
-                start, stop = tree.deal(size, rank, world_size)
+                merges, nodes = tree.run_program(size, rank, world_size, full)
+                start, stop = tree.deal(size, rank, world_size, full)
+                assert (
+                    range(start, stop) == range(*tree.deal(full, rank, world_size))[: stop - start]
+                )
                 covers.append(run(map(str, range(start, stop)), merges))
                 assert len(covers[-1]) == len(nodes)
-            counts, root = tree.root_program(size, world_size)
+            counts, root = tree.root_program(size, world_size, full)
             assert counts == [len(cover) for cover in covers]
             everything = [node for cover in covers for node in cover]
             assert run(everything, root) == [by_definition(0, size)]

@@ -23,9 +23,20 @@ def leaf_count(examples: int, micro_batch_size: int) -> int:
     return -(-examples // micro_batch_size)
 
 
-def deal(size: int, rank: int, world_size: int) -> Span:
-    """Return the contiguous run of leaves that `rank` owns; it may be empty."""
-    return size * rank // world_size, size * (rank + 1) // world_size
+def deal(size: int, rank: int, world_size: int, full: int = 0) -> Span:
+    """Return the contiguous run of leaves that `rank` owns; it may be empty.
+
+    Parameters
+    ----------
+    size : int
+        The number of leaves.
+    rank, world_size : int
+    full : int, optional
+        The leaves of a full batch, by default `size`: they are dealt, and those from `size` on are
+        missing. So a rank has the same places in every batch.
+    """
+    start, stop = ((full or size) * r // world_size for r in (rank, rank + 1))
+    return min(start, size), min(stop, size)
 
 
 def fold(spans: Iterable[Span], size: int) -> tuple[list[int], list[Span]]:
@@ -106,15 +117,17 @@ def _siblings(left: Span, right: Span, size: int) -> bool:
     return full and right[1] == min(left[0] + 2 * width, size)
 
 
-def run_program(size: int, rank: int, world_size: int) -> tuple[list[int], list[Span]]:
-    """Return the merges and the cover of the leaves that `rank` owns."""
-    start, stop = deal(size, rank, world_size)
+def run_program(
+    size: int, rank: int, world_size: int, full: int = 0
+) -> tuple[list[int], list[Span]]:
+    """Return the merges and the cover of the leaves that `rank` owns, dealt as `deal` does."""
+    start, stop = deal(size, rank, world_size, full)
     return fold(((leaf, leaf + 1) for leaf in range(start, stop)), size)
 
 
-def cover(size: int, rank: int, world_size: int) -> list[Span]:
+def cover(size: int, rank: int, world_size: int, full: int = 0) -> list[Span]:
     """Return the nodes that `rank` forms of its leaves, in a time that is logarithmic in them."""
-    start, stop = deal(size, rank, world_size)
+    start, stop = deal(size, rank, world_size, full)
     nodes = list[Span]()
     while start < stop:
         width = start & -start or 1 << (size - 1).bit_length()
@@ -147,12 +160,12 @@ def joins(spans: Sequence[Span], size: int) -> list[Join]:
 
 
 @lru_cache(maxsize=16)
-def root_program(size: int, world_size: int) -> tuple[list[int], list[int]]:
+def root_program(size: int, world_size: int, full: int = 0) -> tuple[list[int], list[int]]:
     """Return how many nodes each rank's cover has, and the merges of all of them into the root.
 
     Do not change the lists: they are made once.
     """
-    covers = [cover(size, rank, world_size) for rank in range(world_size)]
+    covers = [cover(size, rank, world_size, full) for rank in range(world_size)]
     merges, nodes = fold(chain.from_iterable(covers), size)
     assert nodes == [(0, size)], "the covers of all ranks form the whole tree"
     return [len(cover) for cover in covers], merges

@@ -2,7 +2,8 @@
 
 A batch is `batch_size` consecutive positions of the epoch's order, cut by index into leaves of
 `micro_batch_size`; the last leaf and the last batch may be shorter. The number of ranks decides
-only which of the leaves this rank loads.
+only which of the leaves this rank loads: its places in a full batch, of which a short last batch
+may lack some or all.
 """
 
 from collections.abc import Iterator
@@ -53,11 +54,14 @@ class Shard(NamedTuple):
 
 
 def leaf_shapes(
-    examples: int, micro_batch_size: int, rank: int, world_size: int
+    examples: int, micro_batch_size: int, rank: int, world_size: int, full: int = 0
 ) -> tuple[tree.Span, int, tuple[tuple[int, int], ...]]:
-    """Return the leaves of `rank` in a batch, its first example, and the shapes of its leaves."""
+    """Return the leaves of `rank` in a batch, its first example, and the shapes of its leaves.
+
+    `full` is the number of leaves of a full batch; by default this one is full.
+    """
     count = tree.leaf_count(examples, micro_batch_size)
-    start, stop = tree.deal(count, rank, world_size)
+    start, stop = tree.deal(count, rank, world_size, full)
     short = examples - (count - 1) * micro_batch_size
     has_short = stop == count and start < stop and short < micro_batch_size
     full = stop - start - has_short
@@ -101,20 +105,19 @@ class Shards:
 
     @property
     def capacity(self) -> int:
-        """The largest number of rows that this rank loads in a step."""
-        return max(
-            self._rows(n)
-            for n in (min(self.batch_size, self.examples), self.examples % self.batch_size)
-        )
+        """The largest number of rows that this rank loads in a step: those of a full batch."""
+        _, _, shapes = self._leaves(min(self.batch_size, self.examples))
+        return sum(count * size for count, size in shapes)
 
     @property
     def full_leaf(self) -> int:
         """The examples of a full leaf."""
         return min(self.micro_batch_size, self.examples)
 
-    def _rows(self, examples: int) -> int:
-        _, _, shapes = leaf_shapes(examples, self.micro_batch_size, self.rank, self.world_size)
-        return sum(count * size for count, size in shapes)
+    def _leaves(self, examples: int) -> tuple[tree.Span, int, tuple[tuple[int, int], ...]]:
+        """Return what `leaf_shapes` does, for a batch of so many examples."""
+        full = tree.leaf_count(min(self.batch_size, self.examples), self.micro_batch_size)
+        return leaf_shapes(examples, self.micro_batch_size, self.rank, self.world_size, full)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Shard]:
         """Yield the batches of one epoch, from `first_step` on."""
@@ -129,9 +132,7 @@ class Shards:
     def _batches(self, order: Order, begin: int, end: int, examples: int) -> Iterator[Shard]:
         """Yield the batches of steps [begin, end), all of them of so many examples."""
         count = tree.leaf_count(examples, self.micro_batch_size)
-        leaves, first, shapes = leaf_shapes(
-            examples, self.micro_batch_size, self.rank, self.world_size
-        )
+        leaves, first, shapes = self._leaves(examples)
         rows = np.arange(first, first + sum(count * size for count, size in shapes))
         starts = self.batch_size * np.arange(begin, end)
         positions = starts[:, np.newaxis] + rows

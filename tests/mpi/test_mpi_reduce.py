@@ -66,8 +66,9 @@ def leaf(i: int, length: int, dtype: np.dtype[Any]) -> tuple[Any, Any]:
 def reduce(reducer: Reducer, size: int, step: int) -> tuple[bytes, bytes]:
     """Run one step over `size` leaves, layer by layer from the back as the trainer does."""
     world, (length, dtype, *_) = reducer.world, reducer.payload
-    start, stop = tree.deal(size, world.rank, world.world_size)
-    merges, _ = tree.run_program(size, world.rank, world.world_size)
+    place = size, world.rank, world.world_size, reducer.payload.full
+    start, stop = tree.deal(*place)
+    merges, _ = tree.run_program(*place)
     leaves = [leaf(16 * step + i, length, dtype) for i in range(start, stop)]
     rows = reducer.begin_step(size)
     rounded = reducer.wire.round if reducer.wire else None

@@ -72,7 +72,8 @@ class Bucketed(SharedSums):
         self._buckets = [(max(0, end - cap), end) for end in ends]
         ranks = range(world.world_size)
         self._covers = {  # the nodes of each rank
-            n: [tree.cover(n, rank, len(ranks)) for rank in ranks] for n in payload.leaf_counts
+            n: [tree.cover(n, rank, len(ranks), payload.full) for rank in ranks]
+            for n in payload.leaf_counts
         }
         self._bucket_plans: dict[tuple[int, int], _Plan] = {}
         self._tails = Tails(self)

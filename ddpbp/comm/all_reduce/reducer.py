@@ -46,6 +46,15 @@ class Payload(NamedTuple):
     bucket_cap_bytes: int = 500_000
 
     @property
+    def full(self) -> int:
+        """The number of leaves of a full batch, by which they are dealt to the ranks."""
+        return max(self.leaf_counts)
+
+    def program(self, leaf_count: int, world_size: int) -> tuple[list[int], list[int]]:
+        """Return how many nodes each rank has in a step of so many leaves, and their merges."""
+        return tree.root_program(leaf_count, world_size, self.full)
+
+    @property
     def grad_bytes(self) -> int:
         """The size of one gradient."""
         return self.length * self.dtype.itemsize
@@ -160,7 +169,7 @@ class Reducer:
     def __init__(self, world: World, payload: Payload) -> None:
         self.world, self.payload = world, payload
         self.wire = WIRES[payload.wire]
-        self.programs = {n: tree.root_program(n, world.world_size) for n in payload.leaf_counts}
+        self.programs = {n: payload.program(n, world.world_size) for n in payload.leaf_counts}
         self.node_count = max(max(counts) for counts, _ in self.programs.values())
         self._set, self._leaf_count = 0, 0
         rank = world.rank

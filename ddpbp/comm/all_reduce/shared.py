@@ -6,7 +6,6 @@ sent.
 
 import numpy as np
 
-from ddpbp.base import tree
 from ddpbp.base.blocks import blocks
 from ddpbp.comm.all_reduce.reducer import Array, Payload, Reduced, Reducer, TreeSum, is_finite
 from ddpbp.comm.shared_memory import whole_pages
@@ -40,7 +39,7 @@ class Shared(Reducer):
 
     @classmethod
     def _rows_bytes(cls, world: World, payload: Payload) -> int:
-        programs = (tree.root_program(n, world.world_size) for n in payload.leaf_counts)
+        programs = (payload.program(n, world.world_size) for n in payload.leaf_counts)
         return cls.sets * max(max(counts) for counts, _ in programs) * payload.row_bytes
 
     @classmethod

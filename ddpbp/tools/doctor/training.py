@@ -86,8 +86,9 @@ def reduction(trainer: Any) -> Finding:
     seconds = 0.0
     wrong = 0
     for size in payload.leaf_counts:
-        start, stop = tree.deal(size, world.rank, world.world_size)
-        merges, _ = tree.run_program(size, world.rank, world.world_size)
+        place = size, world.rank, world.world_size, payload.full
+        start, stop = tree.deal(*place)
+        merges, _ = tree.run_program(*place)
         rows = reducer.begin_step(size)
         nodes = tree.accumulate((leaf(i) for i in range(start, stop)), merges, rounded)
         for row, node in zip(reducer.node_grads[rows], nodes, strict=True):

@@ -80,7 +80,7 @@ def measure_machine(
         together[count] = measure_compute(config, dataset, count, world)
         if world.rank == 0:
             alone[count] = measure_compute(config, dataset, count, World())
-        _sleep_until_all_are_here(world)
+        world.wait_idly()
     alone = world.broadcast(alone)
     for count in leaves:
         if count > MOST_LEAVES:
@@ -115,15 +115,6 @@ def measure_machine(
         min((link.bytes_per_second for link in slowest), default=0.0),
     )
     return _calibrated(machine, payload, world)
-
-
-def _sleep_until_all_are_here(world: World) -> None:
-    """Wait for all ranks without taking the processor from the one that works."""
-    comm = world.comm
-    if comm is not None:
-        request = comm.Ibarrier()
-        while not request.Test():
-            time.sleep(0.005)
 
 
 def payload_of(config: Config, dataset: Dataset) -> Payload:
