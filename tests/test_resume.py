@@ -406,12 +406,12 @@ from ddpbp.cli.main import run
 from ddpbp.run import training
 number, *arguments = sys.argv[1:]
 load = training.open_dataset
-def late(config, world):
+def late(config, world, say):
     waiting = world.all_gather_object(os.getpid())[-1]
     if world.rank == 0:  # the other rank waits for it in C
         subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -{number} {waiting}"])
         time.sleep(30)
-    return load(config, world)
+    return load(config, world, say)
 training.open_dataset = late
 sys.exit(run(arguments))
 """

@@ -268,6 +268,14 @@ def _from_arrays(source: str, contents: Contents, options: SourceOptions) -> Sou
     return Source(train, test, contents.classes if task.classes else None, source, task)
 
 
+def files_of(source: str) -> list[Path]:
+    """Return the files of a source; there are none where its name is all there is to it."""
+    if source in NAMED:
+        return []
+    paths = _existing(source, NAMED)
+    return sorted(file for path in paths for file in (path.iterdir() if path.is_dir() else (path,)))
+
+
 def _existing(source: str, names: Collection[str]) -> list[Path]:
     """Return existing paths, where a source of one of these names was possible too.
 

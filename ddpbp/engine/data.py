@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ddpbp.base.tasks import TASKS
 from ddpbp.comm.compare_ranks import require_equal
@@ -10,7 +11,7 @@ from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset, make_dataset
 from ddpbp.data.options import SourceOptions
-from ddpbp.data.sources import Source, open_source
+from ddpbp.data.sources import Source, files_of, open_source
 from ddpbp.engine.team import Team
 from ddpbp.nn.losses import LOSSES
 
@@ -90,6 +91,10 @@ def open_dataset(
         source = open_source(data.source, source_options(config))
         validation = held_out(data.validation)
         test = None if data.test is None else held_out(data.test)
+        others = [other for other in (validation, test) if isinstance(other, Source)]
+        files = [file for read in (source, *others) for file in files_of(read.name)]
+        states = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
+    _require_same_files(world, data.source, states)
     dataset = make_dataset(
         source,
         validation=validation,
@@ -107,3 +112,21 @@ def open_dataset(
         "give every host the same files",
     )
     return dataset
+
+
+def _require_same_files(world: World, source: str, states: list[tuple[int, int]]) -> None:
+    """Refuse files that differ between the ranks of a host, which read parts of them side by side.
+
+    Raises
+    ------
+    OutOfStep
+        On every rank: names the ranks that see other files.
+    """
+
+    def by_host(every: list[tuple[int, list[tuple[int, int]]]]) -> dict[int, Any]:
+        return dict(reversed(every))  # what the first rank of each host sees
+
+    first = world.decide((world.host_index, states), by_host)
+    same = first[world.host_index] == states
+    value = "one file" if same else "another file"
+    require_equal(world, f"data {source}", value, "give every rank the same files")
