@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ddpbp.base.tasks import TASKS
 from ddpbp.comm.compare_ranks import require_equal
@@ -94,7 +93,9 @@ def open_dataset(
         others = [other for other in (validation, test) if isinstance(other, Source)]
         files = [file for read in (source, *others) for file in files_of(read.name)]
         states = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
-    _require_same_files(world, data.source, states)
+    apart = not _see_the_same(world, states)
+    if apart and world.rank == 0:
+        say("the ranks of a host see files of their own: every rank keeps a copy of the examples")
     dataset = make_dataset(
         source,
         validation=validation,
@@ -103,7 +104,7 @@ def open_dataset(
         keep_type=data.keep_type,
         dtype=config.model.dtype,
         seed=config.seed,
-        team=Team(world, data.cache, say),
+        team=Team(world, data.cache, say, apart=apart),
     )
     require_equal(
         world,
@@ -114,19 +115,11 @@ def open_dataset(
     return dataset
 
 
-def _require_same_files(world: World, source: str, states: list[tuple[int, int]]) -> None:
-    """Refuse files that differ between the ranks of a host, which read parts of them side by side.
+def _see_the_same(world: World, states: list[tuple[int, int]]) -> bool:
+    """Return whether the ranks of each host see the same files, so that they can share the work."""
 
-    Raises
-    ------
-    OutOfStep
-        On every rank: names the ranks that see other files.
-    """
+    def by_host(every: list[tuple[int, list[tuple[int, int]]]]) -> bool:
+        first = dict(reversed(every))  # what the first rank of each host sees
+        return all(first[host] == states for host, states in every)
 
-    def by_host(every: list[tuple[int, list[tuple[int, int]]]]) -> dict[int, Any]:
-        return dict(reversed(every))  # what the first rank of each host sees
-
-    first = world.decide((world.host_index, states), by_host)
-    same = first[world.host_index] == states
-    value = "one file" if same else "another file"
-    require_equal(world, f"data {source}", value, "give every rank the same files")
+    return world.decide((world.host_index, states), by_host)

@@ -37,11 +37,19 @@ class Team:
         The folder of files that are mapped where memory does not suffice.
     say : callable
         Shows a line; called on rank 0.
+    apart : bool
+        Every rank reads everything for itself.
     """
 
     def __init__(
-        self, world: World, cache: str | None = None, say: Callable[[str], None] = lambda _: None
+        self,
+        world: World,
+        cache: str | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        apart: bool = False,
     ) -> None:
+        self._apart = apart or max(world.host_sizes) == 1
         self._world, self._say = world, say if world.rank == 0 else lambda _: None
         self._cache = cache
         self._next = time.monotonic() + FIRST_SECONDS
@@ -78,7 +86,7 @@ class Team:
         places = ["", cache] if bytes_ < left else [cache]
         if bytes_ >= left:
             self._say(f"{size}: memory has {left / MIB:,.0f} MiB left; mapping a file in {cache}")
-        if max(world.host_sizes) == 1:
+        if self._apart:
             with world.together():
                 return Shared(self._private(bytes_, places[0], size))
         if scratch and bytes_ > MOST_SCRATCH_BYTES:
