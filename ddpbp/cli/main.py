@@ -22,6 +22,7 @@ FAMILIES = {
     "bench": "measure.bench",
     "plan": "measure.plan",
     "config": "config.config",
+    "data": "data.data",
 }
 """Where each command stands below ddpbp.cli; its module is loaded when the command is needed."""
 

@@ -1,5 +1,6 @@
 """Check values as they are read: finite, of a kept type, in the range of the model."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -7,6 +8,9 @@ import numpy as np
 
 from ddpbp.data.rows import Array, Rows, Schema
 from ddpbp.errors import DataError
+
+GAPS = {"", "na", "n/a", "nan", "null", "none"}
+BOOLEANS = {"true": 1.0, "false": 0.0}
 
 KEPT = {"|b1": "u1", "|u1": "u1", "<f2": "f4", "<f4": "f4"}
 """The types in which features are kept; all others become float64."""
@@ -117,3 +121,16 @@ def number(field: str) -> float | None:
         return float(field) if field.strip().isascii() and "_" not in field else None
     except ValueError:
         return None
+
+
+def number_or_boolean(field: str) -> float | None:
+    """Return a number, or what True and False mean; None for other text."""
+    return BOOLEANS.get(field.strip().lower(), number(field))
+
+
+def number_or_gap(field: str) -> float:
+    """Return a number, NaN for a gap, infinity for other text."""
+    if field.strip().lower() in GAPS:
+        return math.nan
+    value = number_or_boolean(field)
+    return math.inf if value is None else value

@@ -84,6 +84,10 @@ class Rows(ABC):
         """
         return self
 
+    def allow_gaps(self) -> "Rows":
+        """Return the same rows with NaN where a number is missing, if that is refused else."""
+        return self
+
     @property
     def texts(self) -> Collection[int]:
         """The columns that are read as indices into `words`."""
@@ -194,6 +198,9 @@ class Columns(Rows):
         allowed = {self._columns[column] for column in columns}
         return Columns(self._table.allow_text(allowed), self._columns)
 
+    def allow_gaps(self) -> Rows:  # noqa: D102
+        return Columns(self._table.allow_gaps(), self._columns)
+
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         schema = self._table.schema
         if self._columns == [*range(schema.columns)]:
@@ -254,6 +261,9 @@ class Concatenated(Rows):
 
     def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
         return Concatenated([table.allow_text(columns) for table in self._tables])
+
+    def allow_gaps(self) -> Rows:  # noqa: D102
+        return Concatenated([table.allow_gaps() for table in self._tables])
 
     def pick(self, columns: Sequence[int]) -> Rows:  # noqa: D102
         return Concatenated([table.pick(columns) for table in self._tables])

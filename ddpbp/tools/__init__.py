@@ -1,6 +1,7 @@
 """The tools around a configuration or a trained model.
 
 apply           scores or predicts the rows of a file with a stored model
+data_info       describes a source of data, column by column
 predictions     writes predictions part by part: CSV, .npy, Parquet
 gradient_check  checks the gradient by finite differences, layer by layer
 dry_run         describes a run: size, memory, leaves per rank, steps

@@ -20,14 +20,13 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from ddpbp.data.checks import number
+from ddpbp.data.checks import number_or_boolean, number_or_gap
 from ddpbp.data.files import Continued, not_utf8, open_stream, reading
 from ddpbp.data.formats import lines
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Array, Contents, Rows, Schema
 from ddpbp.errors import DataError
 
-BOOLEANS = {"true": 1.0, "false": 0.0}
 LEAST_NUMBERED = 4
 """Columns that 0, 1, 2, ... must name to be a header: fewer may be a row of data."""
 
@@ -67,10 +66,14 @@ class CsvRows(Rows):
     dialect : CsvDialect
     texts : collection of int
         The columns that may hold text; all others must hold finite numbers.
+    gaps : bool
+        A number may be missing; it is NaN then.
     """
 
-    def __init__(self, path: Path, dialect: CsvDialect, texts: Collection[int] = ()) -> None:
-        self._path, self._dialect, self._texts = path, dialect, texts
+    def __init__(
+        self, path: Path, dialect: CsvDialect, texts: Collection[int] = (), *, gaps: bool = False
+    ) -> None:
+        self._path, self._dialect, self._texts, self._gaps = path, dialect, texts, gaps
         self._codes = dict[str, int]()
         with reading(path, "CSV text"):
             self._file = Continued(path, partial(open_stream, path))
@@ -96,7 +99,10 @@ class CsvRows(Rows):
         return list(self._codes)
 
     def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
-        return CsvRows(self._path, self._dialect, columns)
+        return CsvRows(self._path, self._dialect, columns, gaps=self._gaps)
+
+    def allow_gaps(self) -> Rows:  # noqa: D102
+        return CsvRows(self._path, self._dialect, self._texts, gaps=True)
 
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         at = rows.start
@@ -151,7 +157,11 @@ class CsvRows(Rows):
 
     def _parsed(self, begin: lines.Mark, end: lines.Mark) -> Array:
         """Return the numbers of a segment; in the columns of text, indices into `words`."""
-        converters = dict.fromkeys(self._texts, self._code)
+        converters: dict[int, Any] = dict.fromkeys(self._texts, self._code)
+        exact = converters
+        if self._gaps:
+            others = {*range(self._dialect.columns)} - {*self._texts}
+            exact = converters | dict.fromkeys(others, number_or_gap)
         with reading(self._path, "CSV text"), warnings.catch_warnings(action="ignore"):
             raw = self._file.at(begin.byte).read(end.byte - begin.byte)
             block = io.StringIO(_decoded(self._path, raw, begin.byte), newline="").readlines()
@@ -163,7 +173,7 @@ class CsvRows(Rows):
                 for row in rows:
                     if row:
                         numbers.fromlist(
-                            _parse_row(self._path, rows.line, row, self._dialect, converters)
+                            _parse_row(self._path, rows.line, row, self._dialect, exact)
                         )
                 table = np.frombuffer(numbers).reshape(-1, self._dialect.columns)
             if len(table) != end.row - begin.row:
@@ -218,11 +228,11 @@ def dialect_of(path: Path) -> CsvDialect:
         second = next(full, ["0"] * len(first))
     if first == [""]:
         raise DataError(f"{path}: is empty; a header line and rows of numbers are needed")
-    text = [_value(field) is None for field in first]
+    text = [number_or_boolean(field) is None for field in first]
     above = [
         field
         for field, is_text, below in zip(first, text, second, strict=False)
-        if field and is_text and _value(below) is not None
+        if field and is_text and number_or_boolean(below) is not None
     ]
     if above and not all(text):
         raise DataError(
@@ -285,11 +295,6 @@ class _TableRows:
             yield line
 
 
-def _value(field: str) -> float | None:
-    """Return a number, or what True and False mean; None for other text."""
-    return BOOLEANS.get(field.strip().lower(), number(field))
-
-
 def _parse_row(
     path: Path,
     line: int,
@@ -311,8 +316,8 @@ def _parse_row(
         )
     numbers = []
     for column, field in enumerate(row):
-        value = code[column](field) if column in code else _value(field)
-        if value is None or not math.isfinite(value):
+        value = code[column](field) if column in code else number_or_boolean(field)
+        if value is None or not (math.isfinite(value) or column in code):
             raise DataError(
                 f"{path}, line {line}, column {dialect.name(column)}: found {field[:40]!r}; "
                 "a finite number is needed: fill it in or remove it (class labels may be text: "
