@@ -404,7 +404,7 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "empty csv": ("csv", "\n\n", {}, "is empty"),
     "Latin-1": ("csv", b"a,b,y\n1,2,caf\xe9\n", {}, "not UTF-8"),
     "truncated gz": ("csv", gzip.compress(b"a,b,y\n1,2,0\n")[:-9], {}, "cut short"),
-    "other text": ("dat", "1,2,0\n", {}, r"\.dat files .* \*\.npy.* set data\.format=csv if"),
+    "other text": ("asc", "1,2,0\n", {}, r"\.asc files .* \*\.npy.* set data\.format=csv if"),
     "sqlite": ("db", b"SQLite\0\1", {}, r"\.db files are not read.* \.npy or Parquet$"),
     "parquet": ("parquet", b"PAR1\0\1", {}, "bad.parquet: cut short, damaged"),
     "npy.gz": ("npy.gz", gzip.compress(npy(X)), {}, "unpack it first with gunzip"),

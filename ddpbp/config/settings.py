@@ -45,6 +45,12 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     """The column (name or index) or array that holds the targets; several columns as "a,b*"."""
     exclude: Text | None = None
     """Columns that are no features, as "a,b*"."""
+    separator: Text | None = None
+    """CSV: what stands between columns, as ";", tab or blanks; by default told by the first line."""
+    decimal: Literal[".", ","] = "."
+    """CSV: the sign before decimals."""
+    encoding: Text | None = None
+    """CSV: the encoding of the text, as latin-1; by default UTF-8."""
     rows: Text | None = None
     """NetCDF: the dimensions whose points are the rows, as "time,lat,lon"; others make columns."""
     tree: Text | None = None
@@ -196,10 +202,15 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
 
         Without a name, the stem of the data source is taken: runs/iris for data/iris.csv.
         """
-        name = (
-            name or Path(Path(self.data.source).name.removesuffix(".gz")).stem.strip(".") or "run"
-        )
+        name = name or _name_of(self.data.source) or "run"
         return structs.replace(self, output=self.output.replace("{name}", name))
+
+
+def _name_of(source: str) -> str:
+    """Return the stem of a path; of a pattern such as "parts/*.csv", that of its folder."""
+    path = Path(source)
+    stem = Path(path.name.removesuffix(".gz").removesuffix(".zst")).stem.strip(".*?[]")
+    return stem or path.parent.name.strip(".*?[]")
 
 
 SECTIONS = ("data", "model", "loss", "optimizer", "schedule", "checkpoint")

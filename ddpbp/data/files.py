@@ -14,8 +14,11 @@ from ddpbp.base.files import open_regular
 from ddpbp.base.spelling import nearest
 from ddpbp.errors import DataError
 
+GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DEFLATE_RATIO = 1_032
 """The most bytes that deflate, of gzip and zip, makes of one."""
+ZSTANDARD_RATIO = 2**15
+"""The most that is believed of Zstandard, which has no limit."""
 
 
 @contextmanager
@@ -47,7 +50,8 @@ def not_utf8(path: Path, byte: int, place: int) -> DataError:
     """Return the fault of a text with a byte that UTF-8 does not have there."""
     packed = "neither gzip nor " if path.suffix.lower() == ".gz" else "not "
     return DataError(
-        f"{path}: {packed}UTF-8 text (byte 0x{byte:02x} at {place:,}); save it as UTF-8"
+        f"{path}: {packed}UTF-8 text (byte 0x{byte:02x} at {place:,}); save it as UTF-8, or set "
+        "data.encoding"
     )
 
 
@@ -76,7 +80,13 @@ def open_stream(path: Path) -> Iterator[Stream]:
     """Open a regular file for reading; a gzip file is decompressed."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if _is_gzip(file):
+        begin = file.read(4)
+        file.seek(0)
+        if begin == ZSTANDARD:
+            zstandard = library("zstandard", "zstd", path)
+            with zstandard.ZstdDecompressor().stream_reader(file) as unpacked:
+                yield Stream(unpacked, size * ZSTANDARD_RATIO, exact=False, packed=True)
+        elif begin[:2] == GZIP:
             with gzip.open(file) as unpacked:
                 yield Stream(
                     cast(IO[bytes], unpacked), size * DEFLATE_RATIO, exact=False, packed=True
@@ -154,13 +164,7 @@ class Unchanged:
 def is_gzip(path: Path) -> bool:
     """Return whether a regular file begins with the two bytes of gzip."""
     with open_regular(path) as file:
-        return _is_gzip(file)
-
-
-def _is_gzip(file: IO[bytes]) -> bool:
-    begin = file.read(2)
-    file.seek(0)
-    return begin == b"\x1f\x8b"
+        return file.read(2) == GZIP
 
 
 def hint(word: str, known: Iterable[str]) -> str:

@@ -29,6 +29,8 @@ class SourceOptions:
         The dimensions of a NetCDF file whose points are the rows, as "time,lat,lon".
     tree : str or None
         The name of a tree of a ROOT file.
+    separator, decimal, encoding : str or None
+        How a text is written; by default as its first line shows, with a point, in UTF-8.
     folder : str or None
         Where the four files of fashion-mnist are.
     examples, features, classes, targets, seed : int
@@ -43,6 +45,9 @@ class SourceOptions:
     exclude: str | None = None
     dimensions: str | None = None
     tree: str | None = None
+    separator: str | None = None
+    decimal: str = "."
+    encoding: str | None = None
     folder: str | None = None
     examples: int = 0
     features: int = 0

@@ -6,5 +6,6 @@ file names that mean it. The function returns `Contents`: one table with targets
 values checked by the callers, in `data/sources.py`, for all formats alike. npy, npz and idx are a
 header before numbers: they share the reader in `elements.py`. The columns of parquet, hdf5, netcdf
 and root have types and names of their own, which `typed.py` is for; their libraries load when a
-file is opened. `lines.py` has the index of a text; `join.py` makes one data set of several files.
+file is opened. `dialect.py` tells how a text is
+written, `lines.py` has the index of its rows; `join.py` makes one data set of several files.
 """

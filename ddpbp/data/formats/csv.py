@@ -6,14 +6,11 @@ scripts, infinity and NaN are refused, and so are quotes that are not closed and
 segment of about a megabyte becomes numbers before the next is read.
 """
 
-import csv
 import io
 import math
 import warnings
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -23,38 +20,10 @@ import numpy as np
 from ddpbp.data.checks import number_or_boolean, number_or_gap
 from ddpbp.data.files import Continued, not_utf8, open_stream, reading
 from ddpbp.data.formats import lines
+from ddpbp.data.formats.dialect import BLANK, CsvDialect, FieldRows, dialect_of, text_of
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Array, Contents, Rows, Schema
 from ddpbp.errors import DataError
-
-LEAST_NUMBERED = 4
-"""Columns that 0, 1, 2, ... must name to be a header: fewer may be a row of data."""
-
-
-@dataclass(frozen=True)
-class CsvDialect:
-    """How a CSV file is written.
-
-    Attributes
-    ----------
-    delimiter : str
-        Semicolon, tab or comma: the most frequent one in the first line.
-    names : tuple of str or None
-        The header, if there is one.
-    columns : int
-        The number of fields in each line.
-    skip : int
-        The number of lines before the first row of data.
-    """
-
-    delimiter: str
-    names: tuple[str, ...] | None
-    columns: int
-    skip: int
-
-    def name(self, column: int) -> str:
-        """Name a column for a message: its header, or its number counted from 0."""
-        return f'"{self.names[column]}"' if self.names else str(column)
 
 
 class CsvRows(Rows):
@@ -121,7 +90,7 @@ class CsvRows(Rows):
                 index = lines.scan(
                     self._path,
                     self._file.at(0),
-                    self._dialect.delimiter,
+                    self._dialect.delimiter or BLANK,
                     header=self._dialect.names is not None,
                 )
             except lines.StrayQuoteError:
@@ -140,11 +109,11 @@ class CsvRows(Rows):
         def counted(text: IO[str]) -> Iterator[str]:
             nonlocal byte
             for line in text:
-                byte += len(line.encode())
+                byte += len(line.encode(self._dialect.encoding))
                 yield line
 
-        with _text(self._path) as text:
-            rows = _TableRows(self._path, counted(text), self._dialect.delimiter)
+        with text_of(self._path, self._dialect.encoding) as text:
+            rows = FieldRows(self._path, counted(text), self._dialect.delimiter)
 
             def begins() -> Iterator[tuple[int, int]]:
                 before = (rows.line, byte)
@@ -164,12 +133,12 @@ class CsvRows(Rows):
             exact = converters | dict.fromkeys(others, number_or_gap)
         with reading(self._path, "CSV text"), warnings.catch_warnings(action="ignore"):
             raw = self._file.at(begin.byte).read(end.byte - begin.byte)
-            block = io.StringIO(_decoded(self._path, raw, begin.byte), newline="").readlines()
+            block = io.StringIO(self._decoded(raw, begin.byte), newline="").readlines()
             try:
                 table = _parse_simple(block, self._dialect, converters)
             except ValueError:  # quotes, or a fault
                 numbers = array("d")
-                rows = _TableRows(self._path, block, self._dialect.delimiter, begin.line)
+                rows = FieldRows(self._path, block, self._dialect.delimiter, begin.line)
                 for row in rows:
                     if row:
                         numbers.fromlist(
@@ -181,70 +150,22 @@ class CsvRows(Rows):
                 raise ValueError(f"{len(table)} rows where {end.row - begin.row} were counted")
         return table
 
+    def _decoded(self, raw: bytes, place: int) -> str:
+        dialect = self._dialect
+        try:
+            text = raw.decode(dialect.encoding)
+        except UnicodeDecodeError as error:
+            raise not_utf8(self._path, raw[error.start], place + error.start) from error
+        return text if dialect.decimal == "." else text.replace(dialect.decimal, ".")
+
     def _code(self, field: str) -> int:
         return self._codes.setdefault(field.strip(), len(self._codes))
 
 
-def _decoded(path: Path, raw: bytes, place: int) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, raw[error.start], place + error.start) from error
-
-
 def open_csv(path: Path, options: SourceOptions) -> Contents:
     """Open a CSV file as a table."""
-    needs = ", separated by comma, semicolon or tab"
-    return Contents(str(path), needs, CsvRows(path, dialect_of(path)))
-
-
-@contextmanager
-def _text(path: Path) -> Iterator[IO[str]]:
-    with (
-        reading(path, "CSV text"),
-        open_stream(path) as stream,
-        io.TextIOWrapper(cast(Any, stream.file), encoding="utf-8-sig", newline="") as text,
-    ):
-        yield text
-
-
-def dialect_of(path: Path) -> CsvDialect:
-    """Find out how a CSV file is written from its first two lines.
-
-    The first line is a header if some field in it is text where the second line has a number, as
-    in "age,label" before "31,yes"; "5.1,setosa" before "4.9,setosa" is data.
-    """
-    with _text(path) as file:
-        line = ""
-        while not line.strip() and (line := file.readline(lines.MAX_ROW_CHARACTERS)):
-            if len(line) == lines.MAX_ROW_CHARACTERS:
-                raise lines.too_long(path)
-    delimiter = max(";\t,", key=line.count)
-    with _text(path) as file:
-        rows = _TableRows(path, file, delimiter)
-        full = (row for row in rows if row)
-        first = next(full, [""])
-        skip = rows.line
-        second = next(full, ["0"] * len(first))
-    if first == [""]:
-        raise DataError(f"{path}: is empty; a header line and rows of numbers are needed")
-    text = [number_or_boolean(field) is None for field in first]
-    above = [
-        field
-        for field, is_text, below in zip(first, text, second, strict=False)
-        if field and is_text and number_or_boolean(below) is not None
-    ]
-    if above and not all(text):
-        raise DataError(
-            f"{path}, line {skip}: neither a header nor data: {above[0][:40]!r} stands above a "
-            f"number, but {first[text.index(False)][:40]!r} is one; give every column a name that "
-            "is no number, or fill in the number"
-        )
-    named = first[1:] if not first[0] else first  # pandas leaves its index without a name
-    numbered = named == [str(i) for i in range(len(named))]
-    header = bool(above) or (numbered and (named != first or len(named) >= LEAST_NUMBERED))
-    names = tuple(field.strip() for field in first) if header else None
-    return CsvDialect(delimiter, names, len(first), skip if header else 0)
+    needs = ", separated by comma, semicolon, tab or blanks (data.separator)"
+    return Contents(str(path), needs, CsvRows(path, dialect_of(path, options)))
 
 
 def _parse_simple(block: list[str], dialect: CsvDialect, converters: dict[int, Any]) -> Array:
@@ -263,36 +184,6 @@ def _parse_simple(block: list[str], dialect: CsvDialect, converters: dict[int, A
     if table.shape[1] != dialect.columns or not np.isfinite(table).all():
         raise ValueError("a fault, or no rows")
     return table
-
-
-class _TableRows:
-    """The fields of each row; of a blank line there are none.
-
-    Attributes
-    ----------
-    line : int
-        The number of the line on which the last row ended.
-    """
-
-    def __init__(self, path: Path, text: Iterable[str], delimiter: str, before: int = 0) -> None:
-        self._path, self._text, self._delimiter = path, text, delimiter
-        self._characters, self.line = 0, before
-
-    def __iter__(self) -> Iterator[list[str]]:
-        try:
-            for row in csv.reader(self._counted(), delimiter=self._delimiter, strict=True):
-                self._characters = 0
-                yield row
-        except csv.Error as error:
-            raise DataError(f"{self._path}, line {self.line}: not CSV: {error}") from error
-
-    def _counted(self) -> Iterator[str]:
-        for line in self._text:
-            self.line += 1
-            self._characters += len(line)
-            if self._characters > lines.MAX_ROW_CHARACTERS:
-                raise lines.too_long(self._path)
-            yield line
 
 
 def _parse_row(

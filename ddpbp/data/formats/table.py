@@ -28,7 +28,7 @@ class Format:
     name : str
         The value of data.format.
     patterns : tuple of str
-        File names that mean it, as `fnmatch` has them, in lower case and without a last ".gz".
+        File names that mean it, as `fnmatch` has them, in lower case, without ".gz" or ".zst".
     open : callable
         Opens a path.
     folder : tuple of str
@@ -44,7 +44,7 @@ class Format:
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("csv", ("*.csv", "*.tsv", "*.txt"), open_csv),
+        Format("csv", ("*.csv", "*.tsv", "*.txt", "*.dat"), open_csv),
         Format("npy", ("*.npy",), open_npy),
         Format("npz", ("*.npz",), open_npz),
         Format("idx", ("*.idx", "*-idx*"), open_idx, folder=("train-*", "t10k-*", "test-*")),
@@ -71,7 +71,7 @@ def format_of(path: Path, name: str | None) -> Format:
                 f"allowed: {', '.join(FORMATS)}"
             )
         return FORMATS[name]
-    plain = path.name.lower().removesuffix(".gz")
+    plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     if path.is_dir():
         return FORMATS["idx"]  # which says what it needs
     for entry in FORMATS.values():
