@@ -46,7 +46,7 @@ class DataConfig(Struct, kw_only=True, forbid_unknown_fields=True):
     exclude: Text | None = None
     """Columns that are no features, as "a,b*"."""
     separator: Text | None = None
-    """CSV: what stands between columns, as ";", tab or blanks; by default told by the first line."""
+    """CSV: what separates columns, as ";", tab or blanks; by default as the first line shows."""
     decimal: Literal[".", ","] = "."
     """CSV: the sign before decimals."""
     encoding: Text | None = None
