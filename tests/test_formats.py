@@ -167,7 +167,7 @@ def test_netcdf_makes_rows_of_some_dimensions_and_columns_of_the_others(tmp_path
     gap.write_bytes(path.read_bytes())
     with netCDF4.Dataset(gap, "a") as file:
         file["low"][1, 2] = np.ma.masked
-    with pytest.raises(DataError, match=r"row 5, column 15 \(from 0\) is nan"):
+    with pytest.raises(DataError, match=r"row 5 \(from 0\), column \"low\" is nan"):
         loaded(gap, target="flux", dimensions="time,lat")
 
 
@@ -183,6 +183,10 @@ def test_root_branches_are_columns(tmp_path):
     assert len(found.train) == 180
     with pytest.raises(DataError, match=r"several trees; set data\.tree to one of events, other"):
         loaded(path)
+    with uproot.recreate(tmp_path / "new.root") as file:  # of the new kind, ROOT::RNTuple
+        file.mkrntuple("events", table)
+    again = loaded(tmp_path / "new.root", target="size", include="count,wet")
+    assert again.train.x.tobytes() == found.train.x.tobytes()
 
 
 @pytest.mark.parametrize("name", ["parquet", "h5", "nc", "root"])
@@ -227,8 +231,8 @@ def test_a_damaged_file_ends_in_one_message(tmp_path, name, damage):
         ({"size": None}, r"b\.parquet: no column 'size', which .*a\.parquet has"),
         ({"more": np.ones(N)}, r"a\.parquet: no column 'more', which .*b\.parquet has"),
         ({"size": KINDS[np.zeros(N, int)]}, r"b\.parquet: column \"size\" holds text"),
-        ({"size": np.full(N, np.nan)}, r"row 200, column 0 \(from 0\) is nan"),
-        ({"size": np.full(N, np.inf)}, r"row 200, column 0 \(from 0\) is inf"),
+        ({"size": np.full(N, np.nan)}, r"row 200 \(from 0\), column \"size\" is nan"),
+        ({"size": np.full(N, np.inf)}, r"row 200 \(from 0\), column \"size\" is inf"),
     ],
 )
 def test_a_file_that_does_not_fit_the_others_is_named(tmp_path, change, fault):
@@ -245,7 +249,7 @@ def test_a_gap_in_a_parquet_file_names_its_row(tmp_path):
 
     path = tmp_path / "t.parquet"
     for column, fault in (
-        ([1.0, None, 3.0], r"row 1, column 0 \(from 0\) is nan"),
+        ([1.0, None, 3.0], r"row 1 \(from 0\), column \"x\" is nan"),
         (["a", "b", None], r'row 2 \(from 0\), column "y" is empty'),
     ):
         number = column if isinstance(column[0], float) else [1.0, 2.0, 3.0]

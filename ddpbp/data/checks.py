@@ -80,9 +80,13 @@ class Finite(Rows):
         """Refuse (rows, columns) values that are not finite; `first` is the number of their row."""
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
+            names = self._schema.names
+            place = f"row {first + row}, column {column} (from 0)"
+            if names:
+                place = f'row {first + row} (from 0), column "{names[column]}"'
             raise DataError(
-                f"{self.where}: row {first + row}, column {column} (from 0) is "
-                f"{values[row, column]}; every value must be finite: fill it in or remove the row"
+                f"{self.where}: {place} is {values[row, column]}; every value must be finite: "
+                "fill it in or remove the row"
             )
 
 

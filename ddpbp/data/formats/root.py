@@ -13,6 +13,7 @@ from ddpbp.data.rows import Contents
 from ddpbp.errors import DataError
 
 KIND = "a ROOT file"
+KINDS_OF_TREES = ("TTree", "ROOT::RNTuple")
 
 
 class RootRows(TypedRows):
@@ -39,7 +40,8 @@ def open_root(path: Path, options: SourceOptions) -> Contents:
     uproot = library("uproot", "root", path)
     with reading(path, KIND):
         file = uproot.open(path)
-        trees = file.keys(filter_classname="TTree", cycle=False)
+        kinds = file.classnames(cycle=False)
+        trees = [name for name, kind in kinds.items() if kind in KINDS_OF_TREES]
     name = options.tree or (trees[0] if len({*trees}) == 1 else "")
     if name not in trees:
         raise DataError(
@@ -48,24 +50,27 @@ def open_root(path: Path, options: SourceOptions) -> Contents:
         )
     with reading(path, KIND):
         tree = file[name]
-        columns = [column for branch in tree.branches for column in _columns(branch)]
-    if not tree.num_entries:
+        columns = [
+            column
+            for branch in tree.keys(recursive=False)
+            if tree.num_entries
+            for column in _columns(branch, tree[branch])
+        ]
+    if not columns:
         raise DataError(f"{path}: the tree {name} has no entries; add at least one")
     return Contents(str(path), "", RootRows(path, tree, columns))
 
 
-def _columns(branch: Any) -> list[Column]:
-    name, what = branch.name, str(branch.typename)
-    try:
-        dtype = np.dtype(branch.interpretation.numpy_dtype)
-    except Exception:  # uproot has no type for what has none in NumPy
-        return [Column(name, None, what == "std::string", what, name)]
-    if dtype.subdtype:
-        base, shape = dtype.subdtype
-        return [
-            Column(f"{name}[{','.join(map(str, place))}]", base, False, what, name, i)
-            for i, place in enumerate(np.ndindex(shape))
-        ]
-    is_text = what == "std::string"
-    known = dtype.kind in "biuf" and not is_text
-    return [Column(name, dtype.newbyteorder("=") if known else None, is_text, what, name)]
+def _columns(name: str, branch: Any) -> list[Column]:
+    """Tell from its first entry what a branch holds."""
+    what = str(branch.typename)
+    first = branch.array(entry_start=0, entry_stop=1, library="np")
+    if first.dtype == object:
+        return [Column(name, None, isinstance(first[0], str), what, name)]
+    dtype = first.dtype.newbyteorder("=") if first.dtype.kind in "biuf" else None
+    if first.ndim == 1:
+        return [Column(name, dtype, False, what, name)]
+    return [
+        Column(f"{name}[{','.join(map(str, place))}]", dtype, False, what, name, i)
+        for i, place in enumerate(np.ndindex(first.shape[1:]))
+    ]
