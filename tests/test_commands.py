@@ -130,9 +130,9 @@ def test_dry_run_says_what_a_run_would_be(tmp_path, monkeypatch, capsys):
     assert "8 of 8 examples; per rank 2 to 3, balance 89%" in out
     assert "21 an epoch, 630 in all" in out
     assert "3: can run; at most 8" in out
-    assert "MiB per rank at its peak" in out
+    assert "MiB on one rank at its peak" in out
     assert [line.split()[0] for line in out.splitlines()] == [
-        *("data", "examples", "network", "memory", "loading", "leaves", "steps", "ranks")
+        *("data", "examples", "network", "memory", "host", "loading", "leaves", "steps", "ranks")
     ]
     assert names(tmp_path) == set()
 

@@ -158,13 +158,6 @@ class ThreadWorld(World):
             memory = memory.reshape(self.local_size, each)[:, :bytes_per_rank]
         return memory, reason
 
-    def share_whole(self, bytes_: int, folder: str = "") -> tuple[Array | None, str]:
-        def call(_: list[Any]) -> tuple[Array | None, str]:
-            return self._outer.share_whole(bytes_, folder)
-
-        memory, reason = self._by_thread_0(self._exchange(None), call)
-        return memory, reason
-
     def abort(self, code: int) -> None:
         self._meeting.barrier.abort()
         self._outer.abort(code)

@@ -4,6 +4,7 @@ import resource
 from pathlib import Path
 
 from ddpbp.base import tree
+from ddpbp.comm.shared_memory import memory_left_bytes
 from ddpbp.comm.world import World
 from ddpbp.config.settings import Config
 from ddpbp.data.dataset import Dataset
@@ -25,17 +26,19 @@ def describe(config: Config, ranks: int) -> str:
         If a batch has fewer leaves than ranks.
     """
     require_enough_leaves(config, ranks)
-    before = peak_bytes()
+    before, left = peak_bytes(), memory_left_bytes()
     dataset = open_dataset(config, World())
     loading = peak_bytes() - before
     network = make_network(config, dataset.train.x.shape[1], dataset.outputs)
     most = tree.leaf_count(config.batch_size, config.leaf_size)
+    sizes = rank_bytes(config, dataset, network, ranks)
     rows = {
         "data": dataset.description,
         "examples": _examples(dataset),
         "network": f"{'-'.join(map(str, network.sizes))}, {network.parameter_count:,} parameters",
-        "memory": _memory(rank_bytes(config, dataset, network, ranks)),
-        "loading": f"{loading / MIB:,.1f} MiB per rank at its peak, as measured here",
+        "memory": _memory(sizes),
+        "host": _host(ranks * (before + sum(sizes.values())), ranks, left),
+        "loading": f"{loading / MIB:,.1f} MiB on one rank at its peak, as measured here",
         "leaves": _leaves(config, ranks),
         "steps": _steps(config, len(dataset.train)),
         "ranks": f"{ranks}: can run; at most {most}",
@@ -51,6 +54,12 @@ def _examples(dataset: Dataset) -> str:
 def _memory(sizes: dict[str, int]) -> str:
     parts = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in sizes.items())
     return f"{parts}: {sum(sizes.values()) / MIB:,.1f} MiB per rank"
+
+
+def _host(needed: int, ranks: int, left: int) -> str:
+    """Tell whether all ranks fit on one host like this one, Python and its libraries included."""
+    text = f"{needed / MIB:,.0f} MiB for {ranks} ranks; this one has {left / MIB:,.0f} MiB left"
+    return text if needed < left else f"{text}: too much, take more hosts or fewer ranks"
 
 
 def _leaves(config: Config, ranks: int) -> str:
