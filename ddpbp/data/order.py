@@ -6,6 +6,7 @@ CT-RSA 2002), and cycle walking for the few values from n to A·B.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,7 @@ class Order:
         -------
         (m,) int64
         """
-        v = self._once(positions.astype(self._word))
-        outside = np.flatnonzero(v >= self.n)
-        while outside.size:
-            v[outside] = self._once(v[outside])
-            outside = outside[v[outside] >= self.n]
-        return v.astype(np.int64)
+        return self._walk(self._once, positions)
 
     def places(self, examples: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Return the positions at which `examples` stand: the inverse.
@@ -69,10 +65,16 @@ class Order:
         -------
         (m,) int64
         """
-        v = self._back(examples.astype(self._word))
+        return self._walk(self._back, examples)
+
+    def _walk(
+        self, step: Callable[[Words], Words], values: npt.NDArray[Any]
+    ) -> npt.NDArray[np.int64]:
+        """Take a step, and more where it leads outside [0, n)."""
+        v = step(values.astype(self._word))
         outside = np.flatnonzero(v >= self.n)
         while outside.size:
-            v[outside] = self._back(v[outside])
+            v[outside] = step(v[outside])
             outside = outside[v[outside] >= self.n]
         return v.astype(np.int64)
 
