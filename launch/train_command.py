@@ -12,7 +12,7 @@ from .errors import LaunchError
 from .values import one_line, shown
 
 # Every command of ddpbp but `launch`.
-COMMANDS = ("bench", "config", "doctor", "eval", "gradcheck", "plan", "predict", "train")
+COMMANDS = ("bench", "config", "data", "doctor", "eval", "gradcheck", "plan", "predict", "train")
 
 
 def _ask(python: Sequence[str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -89,13 +89,9 @@ HARMLESS: dict[str, Callable[[Random], Any]] = {
     "checkpoint.keep_best": one_of(0, 1, 2),
 }
 # A way of running sets them, or they are of files that are not drawn.
-ELSEWHERE = {"data.exclude", "data.rows", "data.tree"} | {
-    "output",
-    "threads",
-    "max_seconds",
-    "data.folder",
-    "data.cache",
-}
+ELSEWHERE = {"output", "threads", "max_seconds", "data.folder", "data.cache"}
+ELSEWHERE |= {"data.exclude", "data.rows", "data.tree"}
+ELSEWHERE |= {"data.separator", "data.decimal", "data.encoding"}
 
 
 def draw_config(r: Random, folder: Path, kernel: str) -> Config:
