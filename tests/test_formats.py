@@ -231,8 +231,8 @@ def test_a_damaged_file_ends_in_one_message(tmp_path, name, damage):
         ({"size": None}, r"b\.parquet: no column 'size', which .*a\.parquet has"),
         ({"more": np.ones(N)}, r"a\.parquet: no column 'more', which .*b\.parquet has"),
         ({"size": KINDS[np.zeros(N, int)]}, r"b\.parquet: column \"size\" holds text"),
-        ({"size": np.full(N, np.nan)}, r"row 200 \(from 0\), column \"size\" is nan"),
-        ({"size": np.full(N, np.inf)}, r"row 200 \(from 0\), column \"size\" is inf"),
+        ({"size": np.full(N, np.nan)}, r"b\.parquet: row 0 \(from 0\), column \"size\" is nan"),
+        ({"size": np.full(N, np.inf)}, r"b\.parquet: row 0 \(from 0\), column \"size\" is inf"),
     ],
 )
 def test_a_file_that_does_not_fit_the_others_is_named(tmp_path, change, fault):

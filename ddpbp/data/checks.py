@@ -81,12 +81,12 @@ class Finite(Rows):
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
             names = self._schema.names
-            place = f"row {first + row}, column {column} (from 0)"
-            if names:
-                place = f'row {first + row} (from 0), column "{names[column]}"'
+            file, at = self._rows.locate(first + row)
+            where = f"{self.where}: {file}:" if file else f"{self.where}:"
+            place = f'row {at} (from 0), column "{names[column]}"' if names else None
             raise DataError(
-                f"{self.where}: {place} is {values[row, column]}; every value must be finite: "
-                "fill it in or remove the row"
+                f"{where} {place or f'row {at}, column {column} (from 0)'} is "
+                f"{values[row, column]}; every value must be finite: fill it in or remove the row"
             )
 
 

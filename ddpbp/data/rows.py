@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,6 +84,10 @@ class Rows(ABC):
         A source that stores numbers only returns itself.
         """
         return self
+
+    def locate(self, row: int) -> tuple[str, int]:
+        """Return the file that holds a row, if there are several, and its number there."""
+        return "", row
 
     def allow_gaps(self) -> "Rows":
         """Return the same rows with NaN where a number is missing, if that is refused else."""
@@ -198,6 +203,9 @@ class Columns(Rows):
         allowed = {self._columns[column] for column in columns}
         return Columns(self._table.allow_text(allowed), self._columns)
 
+    def locate(self, row: int) -> tuple[str, int]:  # noqa: D102
+        return self._table.locate(row)
+
     def allow_gaps(self) -> Rows:  # noqa: D102
         return Columns(self._table.allow_gaps(), self._columns)
 
@@ -224,10 +232,12 @@ class Concatenated(Rows):
     ----------
     tables : sequence of Rows
         At least one.
+    files : sequence of str
+        Where each of them is, for messages.
     """
 
-    def __init__(self, tables: Sequence[Rows]) -> None:
-        self._tables, first = tables, tables[0].schema
+    def __init__(self, tables: Sequence[Rows], files: Sequence[str]) -> None:
+        self._tables, self._files, first = tables, files, tables[0].schema
         dtype = np.result_type(*(table.schema.dtype for table in tables))
         self._schema = Schema(first.shape, dtype, first.names)
         self._codes = dict[str, int]()
@@ -260,13 +270,17 @@ class Concatenated(Rows):
         return self._firsts[-1]
 
     def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
-        return Concatenated([table.allow_text(columns) for table in self._tables])
+        return Concatenated([t.allow_text(columns) for t in self._tables], self._files)
 
     def allow_gaps(self) -> Rows:  # noqa: D102
-        return Concatenated([table.allow_gaps() for table in self._tables])
+        return Concatenated([table.allow_gaps() for table in self._tables], self._files)
 
     def pick(self, columns: Sequence[int]) -> Rows:  # noqa: D102
-        return Concatenated([table.pick(columns) for table in self._tables])
+        return Concatenated([table.pick(columns) for table in self._tables], self._files)
+
+    def locate(self, row: int) -> tuple[str, int]:  # noqa: D102
+        i = bisect_right(self._firsts, row) - 1
+        return self._files[i], row - self._firsts[i]
 
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         for table, first, end in zip(self._tables, self._firsts, self._firsts[1:], strict=False):

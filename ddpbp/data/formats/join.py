@@ -35,7 +35,7 @@ def join(source: str, files: Sequence[tuple[Path, Format]], options: SourceOptio
                 "table with targets among its columns"
             )
         tables.append(_like(tables[0], table, first_path, path) if tables else table)
-    return Contents(source, contents.needs, Concatenated(tables))
+    return Contents(source, contents.needs, Concatenated(tables, [str(path) for path, _ in files]))
 
 
 def _like(first: Rows, table: Rows, first_path: Path, path: Path) -> Rows:
