@@ -83,10 +83,12 @@ class Finite(Rows):
             names = self._schema.names
             file, at = self._rows.locate(first + row)
             where = f"{self.where}: {file}:" if file else f"{self.where}:"
-            place = f'row {at} (from 0), column "{names[column]}"' if names else None
+            place = f"row {at}, column {column} (from 0)"
+            if names:
+                place = f'row {at} (from 0), column "{names[column]}"'
             raise DataError(
-                f"{where} {place or f'row {at}, column {column} (from 0)'} is "
-                f"{values[row, column]}; every value must be finite: fill it in or remove the row"
+                f"{where} {place} is {values[row, column]}; every value must be finite: fill it in "
+                "or remove the row"
             )
 
 
