@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -86,11 +86,11 @@ class Team:
         places = ["", cache] if bytes_ < left else [cache]
         if bytes_ >= left:
             self._say(f"{size}: memory has {left / MIB:,.0f} MiB left; mapping a file in {cache}")
-        if self._apart:
-            with world.together():
-                return Shared(self._private(bytes_, places[0], size))
         if scratch and bytes_ > MOST_SCRATCH_BYTES:
             places.reverse()
+        if self._apart:
+            with world.together():
+                return Shared(_private(bytes_, places, size))
         for place in places:
             memory, reason = world.share_whole(bytes_, place)
             if memory is not None:
@@ -100,18 +100,6 @@ class Team:
             raise DataError(f"{size}: neither memory nor {cache} holds it; {LARGER}")
         self._say(f"{size}: every rank keeps a copy of its own; {LARGER}")
         return Shared(np.empty(bytes_, np.uint8))
-
-    @staticmethod
-    def _private(bytes_: int, folder: str, size: str) -> npt.NDArray[np.uint8]:
-        """Return memory of this process alone; with a folder, a mapped file."""
-        if not folder:
-            return np.empty(bytes_, np.uint8)
-        try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                os.posix_fallocate(file.fileno(), 0, bytes_)
-                return np.memmap(file, np.uint8, "r+", shape=(bytes_,))
-        except OSError as error:
-            raise DataError(f"{size}: {folder}: {error.strerror}; {LARGER}") from None
 
     def copies(self, values: list[Value], into: Shared) -> list[list[Value]]:
         """Group values of all ranks, in rank order, by the copy they belong to."""
@@ -130,3 +118,27 @@ class Team:
         if (now := time.monotonic()) > self._next:
             self._next = now + EVERY_SECONDS
             self._say(f"{what}: {done / count:.0%} read")
+
+
+def _private(bytes_: int, places: Sequence[str], what: str) -> npt.NDArray[np.uint8]:
+    """Return memory of this process alone, or a mapped file: from the first place that has it.
+
+    Parameters
+    ----------
+    bytes_ : int
+    places : sequence of str
+        Folders; "" is memory.
+    what : str
+        For the message.
+    """
+    fault = ""
+    for place in places:
+        if not place:
+            return np.empty(bytes_, np.uint8)
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                os.posix_fallocate(file.fileno(), 0, bytes_)
+                return np.memmap(file, np.uint8, "r+", shape=(bytes_,))
+        except OSError as error:
+            fault = f"{what}: {place}: {error.strerror}; {LARGER}"
+    raise DataError(fault)
