@@ -39,7 +39,7 @@ def source_options(
         format=data.format,
         target=target if data.target is None else str(data.target),
         columns=columns,
-        include=data.features if isinstance(data.features, str) else None,
+        include=str(data.features) if data.features and data.source != "synthetic" else None,
         exclude=data.exclude,
         dimensions=data.rows,
         tree=data.tree,
