@@ -14,8 +14,8 @@ Float64 = npt.NDArray[np.float64]
 
 LEAF_ROWS = 1_024
 """Rows of a leaf of the sums; part of the arithmetic."""
-CACHE_ELEMENTS = 32_768
-"""Elements that one call scales; no part of the arithmetic."""
+CACHE_ELEMENTS, COLUMNS_AT_ONCE = 32_768, 64
+"""Elements that one call scales, columns that one compares; no part of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def fit_standardization(x: Rows, team: Team) -> Standardization:
         rows = leaf(i)
         differs = rows[-1] != first[0]
         same = np.flatnonzero(~differs)
-        if len(same):
-            differs[same] = (rows[:, same] != first[:, same]).any(axis=0)
+        for start in range(0, len(same), COLUMNS_AT_ONCE):
+            part = same[start : start + COLUMNS_AT_ONCE]
+            differs[part] = (rows[:, part] != first[:, part]).any(axis=0)
         return np.concatenate([np.add.reduce(rows, axis=0), differs])
 
     def squares(i: int) -> Float64:
