@@ -85,6 +85,9 @@ class Rows(ABC):
         """
         return self
 
+    def release(self) -> None:  # noqa: B027 - most rows hold nothing
+        """Close files and forget what was read, until more is read."""
+
     def locate(self, row: int) -> tuple[str, int]:
         """Return the file that holds a row, if there are several, and its number there."""
         return "", row
@@ -203,6 +206,9 @@ class Columns(Rows):
         allowed = {self._columns[column] for column in columns}
         return Columns(self._table.allow_text(allowed), self._columns)
 
+    def release(self) -> None:  # noqa: D102
+        self._table.release()
+
     def locate(self, row: int) -> tuple[str, int]:  # noqa: D102
         return self._table.locate(row)
 
@@ -241,10 +247,19 @@ class Concatenated(Rows):
         dtype = np.result_type(*(table.schema.dtype for table in tables))
         self._schema = Schema(first.shape, dtype, first.names)
         self._codes = dict[str, int]()
+        self.release()
+
+    def release(self) -> None:  # noqa: D102
+        for table in self._tables:
+            table.release()
 
     @cached_property
     def _firsts(self) -> list[int]:
-        return [0, *accumulate(len(table) for table in self._tables)]
+        sizes = []
+        for table in self._tables:
+            sizes.append(len(table))
+            table.release()
+        return [0, *accumulate(sizes)]
 
     @property
     def schema(self) -> Schema:  # noqa: D102
@@ -292,6 +307,8 @@ class Concatenated(Rows):
             for column in table.texts:
                 codes = [self._codes.setdefault(word, len(self._codes)) for word in table.words]
                 mine[:, column] = np.array(codes)[mine[:, column].astype(np.int64)]
+            if stop == end:  # what follows is in another file
+                table.release()
 
 
 def read_rows(rows: Rows, which: slice, dtype: npt.DTypeLike) -> Array:

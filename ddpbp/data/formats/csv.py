@@ -70,6 +70,10 @@ class CsvRows(Rows):
     def allow_text(self, columns: Collection[int]) -> Rows:  # noqa: D102
         return CsvRows(self._path, self._dialect, columns, gaps=self._gaps)
 
+    def release(self) -> None:  # noqa: D102
+        self._begin, self._table = -1, np.empty((0, 0))
+        self._file.close()
+
     def allow_gaps(self) -> Rows:  # noqa: D102
         return CsvRows(self._path, self._dialect, self._texts, gaps=True)
 

@@ -90,6 +90,9 @@ class ElementRows(Rows):
     def whole(self) -> bool:  # noqa: D102
         return self._slow and self._header.columns_first
 
+    def release(self) -> None:  # noqa: D102
+        self._file.close()
+
     def read(self, rows: slice, out: Array) -> None:  # noqa: D102
         dtype, shape, start, columns_first = self._header
         n, columns = shape[0], self.schema.columns

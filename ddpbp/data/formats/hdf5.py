@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from ddpbp.data.files import library, reading
-from ddpbp.data.formats.typed import Column, TypedRows
+from ddpbp.data.formats.typed import Column, Handle, TypedRows, require_plausible, spread
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.rows import Contents, Rows
 from ddpbp.errors import DataError
@@ -22,19 +21,18 @@ ARRAYS = {"x", "x_train", "x_test"}
 class Hdf5Rows(TypedRows):
     """The rows of data sets of one length."""
 
-    def __init__(self, path: Path, file: Any, rows: int, columns: Sequence[Column]) -> None:
-        super().__init__(path, KIND, rows, columns)
-        self._file = file
+    def __init__(self, path: Path, handle: Handle, rows: int, columns: Sequence[Column]) -> None:
+        super().__init__(path, KIND, handle, rows, columns)
 
     def _copy(self, columns: Sequence[Column]) -> Self:
-        return type(self)(self._path, self._file, self._count, columns)
+        return type(self)(self._path, self._handle, self._count, columns)
 
     @property
     def slow(self) -> bool:  # noqa: D102
-        return any(self._file[column.field].compression for column in self._columns)
+        return any(self._handle.get()[column.field].compression for column in self._columns)
 
     def _field(self, name: str, rows: slice) -> Any:
-        stored = self._file[name]
+        stored = self._handle.get()[name]
         if _is_text(stored):
             return [str(text) for text in stored.asstr()[rows]]
         values: Any = stored[rows]
@@ -47,18 +45,24 @@ def open_hdf5(path: Path, options: SourceOptions) -> Contents:
     stored = dict[str, Any]()
 
     def note(group: Any, before: str) -> None:
-        for name, thing in group.items():  # in the order of the file
-            if isinstance(thing, h5py.Dataset):
-                if thing.ndim:
-                    stored[before + name] = thing
-            else:
+        for name in group:  # in the order of the file
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue  # a link may lead nowhere, or round in a circle
+            thing = group[name]
+            if isinstance(thing, h5py.Dataset) and thing.ndim:
+                held = thing.id.get_storage_size()
+                require_plausible(path, before + name, thing.nbytes, held)
+                stored[before + name] = thing
+            elif isinstance(thing, h5py.Group):
                 note(thing, f"{before}{name}/")
 
+    handle = Handle(partial(h5py.File, path, "r", rdcc_nbytes=CACHE_BYTES, locking=False))
     with reading(path, KIND):
-        file = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES, locking=False)
-        note(file, "")
+        note(handle.get(), "")
     if ARRAYS & stored.keys():
-        arrays = {name: partial(_array, path, file, name, thing) for name, thing in stored.items()}
+        arrays = {
+            name: partial(_array, path, handle, name, thing) for name, thing in stored.items()
+        }
         return Contents(str(path), "x and y, or x_train and y_train", arrays=arrays)
     if not stored:
         raise DataError(f"{path}: holds no data sets with rows")
@@ -72,14 +76,14 @@ def open_hdf5(path: Path, options: SourceOptions) -> Contents:
     (rows,) = lengths
     if not rows:
         raise DataError(f"{path}: holds no rows; add at least one row")
-    columns = [column for name, thing in stored.items() for column in _columns(name, thing)]
-    return Contents(str(path), "", Hdf5Rows(path, file, rows, columns))
+    columns = [column for name, thing in stored.items() for column in _columns(path, name, thing)]
+    return Contents(str(path), "", Hdf5Rows(path, handle, rows, columns))
 
 
-def _array(path: Path, file: Any, name: str, thing: Any) -> Rows:
+def _array(path: Path, handle: Handle, name: str, thing: Any) -> Rows:
     if not thing.shape[0]:
         raise DataError(f"{path}: {name} is of shape {thing.shape}: no examples; add a row")
-    return Hdf5Rows(path, file, thing.shape[0], _columns(name, thing))
+    return Hdf5Rows(path, handle, thing.shape[0], _columns(path, name, thing))
 
 
 def _is_text(stored: Any) -> bool:
@@ -88,15 +92,9 @@ def _is_text(stored: Any) -> bool:
     return h5py.check_string_dtype(stored.dtype) is not None
 
 
-def _columns(name: str, stored: Any) -> list[Column]:
-    is_text = _is_text(stored)
+def _columns(path: Path, name: str, stored: Any) -> list[Column]:
     dtype = np.dtype(stored.dtype) if stored.dtype.kind in "biuf" else None
     what = str(stored.dtype)
-    if stored.ndim == 1:
-        return [Column(name, dtype, is_text, what, name)]
-    shape = stored.shape[1:]
-    return [
-        Column(f"{name}[{','.join(map(str, place))}]", dtype, False, what, name, i)
-        for i, place in enumerate(np.ndindex(shape))
-        if prod(shape)
-    ]
+    if stored.ndim == 1 and _is_text(stored):
+        return [Column(name, None, True, what, name)]
+    return spread(path, name, stored.shape[1:], dtype, what)

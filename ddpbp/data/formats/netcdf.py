@@ -5,6 +5,7 @@ each point of its other dimensions. Packed numbers are unpacked, fill values are
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Self
@@ -12,12 +13,15 @@ from typing import Any, Self
 import numpy as np
 
 from ddpbp.data.files import hint, library, reading
-from ddpbp.data.formats.typed import Column, TypedRows
+from ddpbp.data.formats.typed import Column, Handle, TypedRows, require_plausible, spread
 from ddpbp.data.options import SourceOptions
-from ddpbp.data.rows import Contents
+from ddpbp.data.rows import Array, Contents
 from ddpbp.errors import DataError
 
 KIND = "a NetCDF file"
+PACKED = {"scale_factor", "add_offset"}
+GAPS = {"_FillValue", "missing_value", "_Unsigned"}
+COMPRESSIONS = ("zlib", "szip", "zstd", "bzip2", "blosc")
 
 
 class NetcdfRows(TypedRows):
@@ -26,63 +30,108 @@ class NetcdfRows(TypedRows):
     Parameters
     ----------
     path : Path
-    file : netCDF4.Dataset
-    dimensions : sequence of str
+    handle : Handle
+    dimensions : sequence of (name, size)
         Whose points are the rows.
     columns : sequence of Column
     """
 
     def __init__(
-        self, path: Path, file: Any, dimensions: Sequence[str], columns: Sequence[Column]
+        self,
+        path: Path,
+        handle: Handle,
+        dimensions: Sequence[tuple[str, int]],
+        columns: Sequence[Column],
     ) -> None:
-        self._sizes = [len(file.dimensions[name]) for name in dimensions]
-        super().__init__(path, KIND, prod(self._sizes), columns)
-        self._file, self._dimensions = file, dimensions
+        super().__init__(path, KIND, handle, prod(size for _, size in dimensions), columns)
+        self._dimensions = dimensions
 
     def _copy(self, columns: Sequence[Column]) -> Self:
-        return type(self)(self._path, self._file, self._dimensions, columns)
+        return type(self)(self._path, self._handle, self._dimensions, columns)
 
     @property
     def slow(self) -> bool:  # noqa: D102
-        filters = (self._file.variables[column.field].filters() for column in self._columns)
-        return any(kind and kind.get("zlib") for kind in filters)
+        variables = self._handle.get().variables
+        filters = (variables[column.field].filters() or {} for column in self._columns)
+        return any(bool(kind.get(name)) for kind in filters for name in COMPRESSIONS)
 
     def _field(self, name: str, rows: slice) -> Any:
-        """Read whole points of the first dimension, and cut the rows out of them."""
-        variable = self._file.variables[name]
-        first, inner = self._dimensions[0], prod(self._sizes[1:])
-        start, stop = rows.start // inner, -(-rows.stop // inner)
-        index = tuple(
-            slice(start, stop) if dimension == first else slice(None)
-            for dimension in variable.dimensions
-        )
-        values: Any = np.ma.asarray(variable[index])
-        if values.dtype.kind in "iu" and np.ma.is_masked(values):
-            values = values.astype(np.float64)
-        filled: Any = values.filled(np.nan) if values.dtype.kind == "f" else values.data
-        own = [d for d in variable.dimensions if d not in self._dimensions]
-        present = [d for d in self._dimensions if d in variable.dimensions]
-        filled = filled.transpose([variable.dimensions.index(d) for d in (*present, *own)])
-        columns = filled.shape[len(present) :]
+        variable = self._handle.get().variables[name]
+        boxes = boxes_of(rows.start, rows.stop, [size for _, size in self._dimensions])
+        parts = [self._box(variable, box) for box in boxes]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _box(self, variable: Any, box: Sequence[slice]) -> Array:
+        """Read the points of a box, each a row."""
+        chosen = {name: part for (name, _), part in zip(self._dimensions, box, strict=True)}
+        order = variable.dimensions
+        values = _unpacked(variable, tuple(chosen.get(name, slice(None)) for name in order))
+        own = [name for name in order if name not in chosen]
+        present = [name for name in chosen if name in order]
+        values = values.transpose([order.index(name) for name in (*present, *own)])
+        columns = values.shape[len(present) :]
+        lengths = [part.stop - part.start for part in box]
         shape = [
-            (stop - start if d == first else size) if d in present else 1
-            for d, size in zip(self._dimensions, self._sizes, strict=True)
+            length if name in present else 1 for name, length in zip(chosen, lengths, strict=True)
         ]
-        whole = np.broadcast_to(
-            filled.reshape(*shape, *columns), (stop - start, *self._sizes[1:], *columns)
-        ).reshape((stop - start) * inner, -1)
-        return whole[rows.start - start * inner : rows.stop - start * inner]
+        whole = np.broadcast_to(values.reshape(*shape, *columns), (*lengths, *columns))
+        return whole.reshape(prod(lengths), -1)
+
+
+def boxes_of(start: int, stop: int, sizes: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Return boxes of points that together are a range of all points, in their order."""
+    if len(sizes) == 1:
+        return [(slice(start, stop),)]
+    inner = prod(sizes[1:])
+    (first, begin), (last, end) = divmod(start, inner), divmod(stop, inner)
+    if first == last:
+        return [(slice(first, first + 1), *box) for box in boxes_of(begin, end, sizes[1:])]
+    found = []
+    if begin:
+        found += [(slice(first, first + 1), *box) for box in boxes_of(begin, inner, sizes[1:])]
+        first += 1
+    if first < last:
+        found.append((slice(first, last), *(slice(0, size) for size in sizes[1:])))
+    if end:
+        found += [(slice(last, last + 1), *box) for box in boxes_of(0, end, sizes[1:])]
+    return found
+
+
+def _unpacked(variable: Any, index: tuple[slice, ...]) -> Array:
+    """Read numbers; packed ones are unpacked in float64, missing ones are NaN."""
+    variable.set_auto_scale(False)
+    stored = np.ma.asarray(variable[index])
+    attributes = variable.ncattrs()
+    unsigned = "_Unsigned" in attributes and str(variable.getncattr("_Unsigned")) == "true"
+    values = stored.data
+    if unsigned and values.dtype.kind == "i":
+        values = values.view(f"{values.dtype.byteorder}u{values.dtype.itemsize}")
+    if _dtype(variable) == np.float64:
+        values = values.astype(np.float64)
+    if values.dtype.kind == "f" and np.ma.is_masked(stored):
+        values = np.where(np.ma.getmaskarray(stored), values.dtype.type(np.nan), values)
+    if PACKED & {*attributes}:
+        scale, offset = (
+            float(variable.getncattr(name)) if name in attributes else default
+            for name, default in (("scale_factor", 1.0), ("add_offset", 0.0))
+        )
+        values = values * scale + offset
+    return np.asarray(values)
 
 
 def open_netcdf(path: Path, options: SourceOptions) -> Contents:
     """Open a NetCDF file as a table: by default the rows are the points of what all have."""
     netcdf = library("netCDF4", "netcdf", path)
+    handle = Handle(partial(netcdf.Dataset, path))
     with reading(path, KIND):
-        file = netcdf.Dataset(path)
+        file = handle.get()
+    named = f"{options.include},{options.target},{','.join(options.columns or ())}".split(",")
     variables = {
         name: variable
         for name, variable in file.variables.items()
-        if name not in file.dimensions and variable.dimensions and variable.dtype is not str
+        if variable.dimensions
+        and variable.dtype is not str
+        and (name not in file.dimensions or name in named)
     }
     if not variables:
         raise DataError(f"{path}: holds no variables with dimensions; it is no table")
@@ -95,49 +144,35 @@ def open_netcdf(path: Path, options: SourceOptions) -> Contents:
                     f"to some of {', '.join(file.dimensions)}"
                 )
     else:
-        first, *others = variables.values()
+        first, *others = (v for name, v in variables.items() if name not in file.dimensions)
         dimensions = [d for d in first.dimensions if all(d in other.dimensions for other in others)]
         if not dimensions:
             raise DataError(
                 f"{path}: its variables have no dimension in common; name those whose points are "
                 f"the rows with data.rows, some of {', '.join(file.dimensions)}"
             )
-    if dimensions[0] not in file.dimensions or not prod(
-        len(file.dimensions[d]) for d in dimensions
-    ):
+    rows = [(name, len(file.dimensions[name])) for name in dimensions]
+    if not prod(size for _, size in rows):
         raise DataError(f"{path}: the dimensions {', '.join(dimensions)} have no points")
-    columns = [
-        column
-        for name, variable in variables.items()
-        for column in _columns(name, variable, dimensions)
-    ]
-    return Contents(str(path), "", NetcdfRows(path, file, dimensions, columns))
-
-
-def _columns(name: str, variable: Any, dimensions: Sequence[str]) -> list[Column]:
-    dtype = _dtype(variable)
-    what = str(variable.dtype)
-    sizes = [
-        size
-        for d, size in zip(variable.dimensions, variable.shape, strict=True)
-        if d not in dimensions
-    ]
-    if not sizes:
-        return [Column(name, dtype, False, what, name)]
-    return [
-        Column(f"{name}[{','.join(map(str, place))}]", dtype, False, what, name, i)
-        for i, place in enumerate(np.ndindex(*sizes))
-    ]
+    held = path.stat().st_size
+    columns = list[Column]()
+    for name, variable in variables.items():
+        require_plausible(path, name, variable.size * variable.dtype.itemsize, held)
+        sizes = [
+            size
+            for dimension, size in zip(variable.dimensions, variable.shape, strict=True)
+            if dimension not in dimensions
+        ]
+        columns += spread(path, name, sizes, _dtype(variable), str(variable.dtype))
+    return Contents(str(path), "", NetcdfRows(path, handle, rows, columns))
 
 
 def _dtype(variable: Any) -> np.dtype[Any] | None:
     """Return the type of the numbers as they are read."""
     if variable.dtype.kind not in "biuf":
         return None
-    attributes = variable.ncattrs()
-    if {"scale_factor", "add_offset"} & {*attributes}:
-        return np.dtype(np.float64)
-    if variable.dtype.kind in "iu" and {"_FillValue", "missing_value"} & {*attributes}:
+    attributes = {*variable.ncattrs()}
+    if attributes & PACKED or (variable.dtype.kind in "iu" and attributes & GAPS):
         return np.dtype(np.float64)
     kept: np.dtype[Any] = np.dtype(variable.dtype)
     return kept

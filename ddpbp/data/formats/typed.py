@@ -1,15 +1,18 @@
 """Columns that have types and names of their own: what Parquet, HDF5, NetCDF and ROOT share."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ddpbp.data.files import Unchanged, reading
+from ddpbp.data.files import DEFLATE_RATIO, Unchanged, reading
 from ddpbp.data.rows import Array, Rows, Schema
 from ddpbp.errors import DataError
+
+MOST_COLUMNS = 2**20
 
 
 class Column(NamedTuple):
@@ -37,6 +40,67 @@ class Column(NamedTuple):
     place: int = 0
 
 
+def spread(
+    path: Path, name: str, shape: Sequence[int], dtype: np.dtype[Any] | None, what: str
+) -> list[Column]:
+    """Return the columns of a variable: one for each point of `shape`.
+
+    Raises
+    ------
+    DataError
+        If they are too many to be columns.
+    """
+    if not shape:
+        return [Column(name, dtype, False, what, name)]
+    if prod(shape) > MOST_COLUMNS:
+        raise DataError(
+            f"{path}: {name} has {prod(shape):,} numbers in each row; at most {MOST_COLUMNS:,} are "
+            "columns: is the dimension of the rows the one that you mean?"
+        )
+    return [
+        Column(f"{name}[{','.join(map(str, place))}]", dtype, False, what, name, i)
+        for i, place in enumerate(np.ndindex(*shape))
+    ]
+
+
+def require_plausible(path: Path, name: str, announced_bytes: int, held_bytes: int) -> None:
+    """Refuse an array of more bytes than can have been compressed into those that are stored.
+
+    Raises
+    ------
+    DataError
+    """
+    if announced_bytes > held_bytes * DEFLATE_RATIO:
+        raise DataError(
+            f"{path}: {name} is announced with {announced_bytes:,} bytes, but {held_bytes:,} are "
+            "stored; write the file again"
+        )
+
+
+class Handle:
+    """A file of a library, opened when it is needed; several rows may share it.
+
+    Parameters
+    ----------
+    open : callable
+    """
+
+    def __init__(self, open: Callable[[], Any]) -> None:
+        self._open, self._file = open, None
+
+    def get(self) -> Any:
+        """Return the file."""
+        if self._file is None:
+            self._file = self._open()
+        return self._file
+
+    def release(self) -> None:
+        """Close it until it is needed again."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+
 class TypedRows(Rows):
     """Some columns of a file, read by ranges of rows.
 
@@ -45,12 +109,15 @@ class TypedRows(Rows):
     path : Path
     kind : str
         What the file should be, with its article, for messages.
+    handle : Handle
     rows : int
     columns : sequence of Column
     """
 
-    def __init__(self, path: Path, kind: str, rows: int, columns: Sequence[Column]) -> None:
-        self._path, self._kind, self._count = path, kind, rows
+    def __init__(
+        self, path: Path, kind: str, handle: Handle, rows: int, columns: Sequence[Column]
+    ) -> None:
+        self._path, self._kind, self._handle, self._count = path, kind, handle, rows
         self._columns = columns
         self._texts: Collection[int] = ()
         self._codes = dict[str, int]()
@@ -77,6 +144,9 @@ class TypedRows(Rows):
 
     def __len__(self) -> int:
         return self._count
+
+    def release(self) -> None:  # noqa: D102
+        self._handle.release()
 
     def allow_text(self, columns: Collection[int]) -> Self:  # noqa: D102
         allowed = {i for i in columns if self._columns[i].is_text}
