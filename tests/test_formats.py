@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddpbp.base.tasks import TASKS
 from ddpbp.cli.main import run
 from ddpbp.comm.world import World
 from ddpbp.data.dataset import Dataset, make_dataset
+from ddpbp.data.formats.netcdf import boxes_of
 from ddpbp.data.options import SourceOptions
 from ddpbp.data.sources import open_source
 from ddpbp.engine.team import Team
@@ -94,8 +97,16 @@ def written(folder: Path) -> dict[str, Path]:
     np.save(paths["npy"], np.c_[*(values.astype(float) for values in numbers.values())])
     paths["csv with an index"] = folder / "index.csv"
     write_csv(paths["csv with an index"], table, index=True)
-    paths["netCDF classic"] = folder / "classic.nc"
-    write_netcdf(paths["netCDF classic"], numbers, "NETCDF3_CLASSIC")
+    for kind in ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET"):
+        paths[kind] = folder / f"{kind}.nc"
+        write_netcdf(paths[kind], numbers, kind)
+    whole_table = np.load(paths["npy"])
+    (folder / "shards").mkdir()
+    for i, shard in enumerate(np.array_split(whole_table, 3)):
+        np.save(folder / "shards" / f"{i}.npy", shard)
+    paths["folder of npy"] = folder / "shards"
+    paths["npz"] = folder / "t.npz"
+    np.savez_compressed(paths["npz"], x=np.asfortranarray(whole_table[:, :3]), y=whole_table[:, 3])
     for name, write in (("csv", write_csv), ("parquet", write_parquet)):
         parts = folder / f"parts {name}"
         parts.mkdir()
@@ -113,7 +124,7 @@ def test_every_format_gives_the_same_weights(tmp_path, capsys):
     hashes = {}
     for name, path in written(tmp_path).items():
         words = [f"data.source={path}", f"output={tmp_path / 'run'}", "epochs=2", "seed=3"]
-        target = [] if name == "npy" else ["data.target=kind"]
+        target = [] if "np" in name else ["data.target=kind"]
         features = ["data.features=size,count,wet"] * (name == "h5")
         assert run(["train", *words, *target, *features, "--overwrite"]) == 0, name
         out = capsys.readouterr().out
@@ -171,6 +182,76 @@ def test_netcdf_makes_rows_of_some_dimensions_and_columns_of_the_others(tmp_path
         loaded(gap, target="flux", dimensions="time,lat")
 
 
+def test_numbers_are_unpacked_in_float64_and_coordinates_may_be_named(tmp_path):
+    import netCDF4
+
+    path = tmp_path / "t.nc"
+    with netCDF4.Dataset(path, "w") as file:
+        file.createDimension("time", 5)
+        file.createVariable("time", "f8", ("time",))[:] = np.arange(5.0) * 3600
+        packed = file.createVariable("low", "i2", ("time",))
+        packed.scale_factor = np.float32(0.01)  # 0.00999999977648258
+        packed.set_auto_scale(False)
+        packed[:] = [1, 2, 3, 1_000, 30_000]
+        file.createVariable("y", "f8", ("time",))[:] = 1.0
+    expected = np.array([1, 2, 3, 1_000, 30_000]) * np.float64(np.float32(0.01))
+    x, _ = open_source(str(path), SourceOptions(task=TASKS["regression"])).train.read(slice(0, 5))
+    np.testing.assert_array_equal(x[:, 0], expected)
+    options = SourceOptions(task=TASKS["regression"], target="y", include="time,low")
+    source = open_source(str(path), options)
+    assert source.columns == ("time", "low")
+    np.testing.assert_array_equal(source.train.read(slice(2, 4))[0][:, 0], [7200, 10800])
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), data=st.data())
+def test_a_range_of_points_is_a_few_boxes(sizes, data):
+    n = int(np.prod(sizes))
+    start = data.draw(st.integers(0, n - 1))
+    stop = data.draw(st.integers(start + 1, n))
+    points = np.arange(n).reshape(sizes)
+    boxes = boxes_of(start, stop, sizes)
+    found = np.concatenate([points[box].reshape(-1) for box in boxes])
+    np.testing.assert_array_equal(found, np.arange(start, stop))
+    assert len(boxes) < 2 * len(sizes)
+
+
+def test_hdf5_headers_and_links_are_not_believed(tmp_path):
+    import h5py
+
+    path = tmp_path / "t.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("a", "y"):
+            file[name] = np.arange(9.0)
+        file["gone"] = h5py.SoftLink("/nowhere")
+        file["round"] = h5py.SoftLink("/")
+        file["type"] = np.dtype("f8")
+        file.create_group("inner")["up"] = file["/"]
+    assert loaded(path, target="y").columns == ("a",)
+    path = tmp_path / "huge.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("huge", shape=(10**12,), dtype="f8", chunks=(2**20,))
+    with pytest.raises(
+        DataError, match=r"huge\.h5: huge is announced with 8,000,000,000,000 bytes"
+    ):
+        loaded(path, target="y")
+    path = tmp_path / "wide.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("wide", data=np.zeros((2, 2**21), "i1"), compression="gzip")
+    with pytest.raises(DataError, match=r"wide has 2,097,152 numbers in each row; at most"):
+        loaded(path)
+
+
+def test_many_files_are_not_open_together(tmp_path):
+    for i in range(60):
+        write_parquet(tmp_path / f"{i:02}.parquet", {"x": np.arange(5.0) + i, "y": np.ones(5)})
+    before = len([*Path("/proc/self/fd").iterdir()])
+    source = open_source(str(tmp_path), SourceOptions(task=TASKS["regression"]))
+    assert len(source.train) == 300
+    x, _ = source.train.read(slice(0, 300))
+    np.testing.assert_array_equal(x[::5, 0], np.arange(60))
+    assert len([*Path("/proc/self/fd").iterdir()]) < before + 20
+
+
 def test_root_branches_are_columns(tmp_path):
     uproot = pytest.importorskip("uproot")
     table = {name: values for name, values in columns().items() if name != "kind"}
@@ -215,11 +296,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES])
-@pytest.mark.parametrize("name", ["parquet", "h5", "nc"])
+DAMAGED = [(name, damage) for name in ("parquet", "h5", "nc") for damage in DAMAGES]
+DAMAGED += [("NETCDF3_CLASSIC", damage) for damage in DAMAGES if damage != "a hole"]  # has no sums
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGED)
 def test_a_damaged_file_ends_in_one_message(tmp_path, name, damage):
     path = damaged(written(tmp_path)[name], DAMAGES[damage])
-    with pytest.raises(DataError, match=rf"t\.{name}") as raised:
+    with pytest.raises(DataError, match=path.name) as raised:
         loaded(path, task="classification", target="kind", include="size,count")
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 400

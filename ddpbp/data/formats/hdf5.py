@@ -42,12 +42,16 @@ class Hdf5Rows(TypedRows):
 def open_hdf5(path: Path, options: SourceOptions) -> Contents:
     """Open an HDF5 file: arrays x and y as in .npz, or a table of all data sets of one length."""
     h5py = library("h5py", "hdf5", path)
-    stored = dict[str, Any]()
+    stored, seen = dict[str, Any](), set[int]()
 
     def note(group: Any, before: str) -> None:
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:  # a group may be a member of itself
+            return
+        seen.add(address)
         for name in group:  # in the order of the file
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                continue  # a link may lead nowhere, or round in a circle
+                continue  # another link may lead nowhere
             thing = group[name]
             if isinstance(thing, h5py.Dataset) and thing.ndim:
                 held = thing.id.get_storage_size()

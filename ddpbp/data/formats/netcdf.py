@@ -21,6 +21,7 @@ from ddpbp.errors import DataError
 KIND = "a NetCDF file"
 PACKED = {"scale_factor", "add_offset"}
 GAPS = {"_FillValue", "missing_value", "_Unsigned"}
+CLASSIC = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET")
 COMPRESSIONS = ("zlib", "szip", "zstd", "bzip2", "blosc")
 
 
@@ -125,6 +126,12 @@ def open_netcdf(path: Path, options: SourceOptions) -> Contents:
     handle = Handle(partial(netcdf.Dataset, path))
     with reading(path, KIND):
         file = handle.get()
+        held = path.stat().st_size
+        if file.data_model in CLASSIC and held < (announced := _classic_bytes(file)):
+            raise DataError(
+                f"{path}: cut short: {held:,} bytes where its header needs {announced:,}; copy it "
+                "again"
+            )
     named = f"{options.include},{options.target},{','.join(options.columns or ())}".split(",")
     variables = {
         name: variable
@@ -154,7 +161,6 @@ def open_netcdf(path: Path, options: SourceOptions) -> Contents:
     rows = [(name, len(file.dimensions[name])) for name in dimensions]
     if not prod(size for _, size in rows):
         raise DataError(f"{path}: the dimensions {', '.join(dimensions)} have no points")
-    held = path.stat().st_size
     columns = list[Column]()
     for name, variable in variables.items():
         require_plausible(path, name, variable.size * variable.dtype.itemsize, held)
@@ -176,3 +182,44 @@ def _dtype(variable: Any) -> np.dtype[Any] | None:
         return np.dtype(np.float64)
     kept: np.dtype[Any] = np.dtype(variable.dtype)
     return kept
+
+
+def _classic_bytes(file: Any) -> int:
+    """Return the least size of a classic file, whose library takes what is missing for zeros.
+
+    See the format of "NetCDF classic", section 2: lists of names and numbers of four bytes, then
+    the variables, then the records, all in multiples of four bytes.
+    """
+
+    def name(text: str) -> int:
+        return 4 + _four(len(text.encode()))
+
+    def attributes(owner: Any) -> int:
+        total = 8
+        for key in owner.ncattrs():
+            value = owner.getncattr(key)
+            size = len(value.encode()) if isinstance(value, str) else np.asarray(value).nbytes
+            total += name(key) + 8 + _four(size)
+        return total
+
+    place = 4 if file.data_model == "NETCDF3_CLASSIC" else 8
+    total = 8 + 8 + sum(name(key) + 4 for key in file.dimensions) + attributes(file) + 8
+    fixed, records, last = 0, list[int](), 0
+    count = 0
+    for key, variable in file.variables.items():
+        total += name(key) + 4 + 4 * variable.ndim + attributes(variable) + 8 + place
+        size = variable.size * variable.dtype.itemsize
+        if variable.ndim and file.dimensions[variable.dimensions[0]].isunlimited():
+            count = variable.shape[0]
+            records.append(size // max(1, count))
+        else:
+            fixed, last = fixed + _four(size), _four(size) - size
+    if records and count:
+        each = records[0] if len(records) == 1 else sum(map(_four, records))
+        return total + fixed + count * each - (_four(records[-1]) - records[-1])
+    return total + fixed - last
+
+
+def _four(size: int) -> int:
+    """Round up to a multiple of four."""
+    return -(-size // 4) * 4
