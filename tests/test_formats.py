@@ -252,6 +252,25 @@ def test_many_files_are_not_open_together(tmp_path):
     assert len([*Path("/proc/self/fd").iterdir()]) < before + 20
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_files_are_read_in_small_blocks_and_in_turn(tmp_path, monkeypatch, kind):
+    table = columns() | {"size": columns()["size"].astype(kind)}
+    table["count"] = table["count"].astype(np.uint8)
+    writers = {"parquet": write_parquet, "h5": write_hdf5, "csv": write_csv}
+    for name, write in writers.items():
+        (tmp_path / name).mkdir()
+        for i, rows in enumerate((slice(0, 30), slice(30, 150), slice(150, N))):
+            write(tmp_path / name / f"{i}.{name}", {k: v[rows] for k, v in table.items()})
+    found = set()
+    for elements in (2**18, 12):
+        monkeypatch.setattr("ddpbp.data.rows.BLOCK_ELEMENTS", elements)
+        for name in writers:
+            options = {"task": "classification", "target": "kind", "include": "size,count,wet"}
+            part = loaded(tmp_path / name, **options).train
+            found.add((part.x.tobytes(), part.y.tobytes()))
+    assert len(found) == 1
+
+
 def test_root_branches_are_columns(tmp_path):
     uproot = pytest.importorskip("uproot")
     table = {name: values for name, values in columns().items() if name != "kind"}
