@@ -228,6 +228,18 @@ def test_standardization_has_the_same_bits_on_any_number_of_ranks(n):
             assert dataset.train.x.tobytes() == expected.train.x.tobytes()
 
 
+@pytest.mark.parametrize("columns", [1, 2, 63, 64, 65, 66, 128, 129, 784])
+def test_the_columns_summed_at_once_change_no_bit(columns):
+    x = np.random.default_rng(columns).normal(3.0, 1e3, (1_500, columns)).astype(np.float32)
+    fitted = fit_standardization(ArrayRows(x, "x"), ALONE)
+    whole = x.astype(np.float64)
+    mean = (np.add.reduce(whole[:1_024], 0) + np.add.reduce(whole[1_024:], 0)) / 1_500
+    squares = (whole - mean) ** 2
+    total = np.add.reduce(squares[:1_024], 0) + np.add.reduce(squares[1_024:], 0)
+    assert fitted.mean.tobytes() == mean.tobytes()
+    assert fitted.deviation.tobytes() == np.sqrt(total / 1_500).tobytes()
+
+
 def test_how_much_one_call_scales_changes_no_bit(monkeypatch):
     source = random_source(100)
     expected = prepared(source).train.x.tobytes()

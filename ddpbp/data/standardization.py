@@ -1,6 +1,7 @@
 """Standardisation: each feature to mean 0 and deviation 1, fitted on the training part."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ Float64 = npt.NDArray[np.float64]
 LEAF_ROWS = 1_024
 """Rows of a leaf of the sums; part of the arithmetic."""
 CACHE_ELEMENTS, COLUMNS_AT_ONCE = 32_768, 64
-"""Elements that one call scales, columns that one compares; no part of the arithmetic."""
+"""Elements that one call scales, columns that one sums; no part of the arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -54,31 +55,32 @@ def fit_standardization(x: Rows, team: Team) -> Standardization:
     DataError
         Names a feature whose squares are beyond the range of float64.
     """
-    n, columns = len(x), x.schema.columns
+    n, columns, kept = len(x), x.schema.columns, x.schema.dtype
     leaves = -(-n // LEAF_ROWS)
+    parts = _parts(columns)
     first = np.empty((0, columns))
 
-    def leaf(i: int) -> Float64:
-        return read_rows(x, slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, n)), np.float64)
+    def leaf(i: int) -> Array:
+        return read_rows(x, slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, n)), kept)
 
     def sums(i: int) -> Float64:
         """Return the sum of each feature, and whether it differs from that of the first row."""
         nonlocal first
         if not len(first):
-            first = read_rows(x, slice(0, 1), np.float64)
-        rows = leaf(i)
-        differs = rows[-1] != first[0]
-        same = np.flatnonzero(~differs)
-        for start in range(0, len(same), COLUMNS_AT_ONCE):
-            part = same[start : start + COLUMNS_AT_ONCE]
-            differs[part] = (rows[:, part] != first[:, part]).any(axis=0)
-        return np.concatenate([np.add.reduce(rows, axis=0), differs])
+            first = read_rows(x, slice(0, 1), kept)
+        rows, found = leaf(i), np.empty((2, columns))
+        for part in parts:
+            np.add.reduce(np.array(rows[:, part], np.float64, order="C"), 0, out=found[0, part])
+            found[1, part] = (rows[:, part] != first[:, part]).any(axis=0)
+        return found.reshape(-1)
 
     def squares(i: int) -> Float64:
-        centred = leaf(i)
-        centred -= mean
-        centred *= centred
-        total: Float64 = np.add.reduce(centred, axis=0)
+        rows, total = leaf(i), np.empty(columns)
+        for part in parts:
+            centred = np.array(rows[:, part], np.float64, order="C")
+            centred -= mean[part]
+            centred *= centred
+            np.add.reduce(centred, axis=0, out=total[part])
         return total
 
     with np.errstate(over="ignore", invalid="ignore"):
@@ -93,3 +95,9 @@ def fit_standardization(x: Rows, team: Team) -> Standardization:
     # The mean of equal values may be off by a rounding, and then their deviation is not 0.
     deviation[(deviation == 0.0) | (both[columns:] == 0)] = 1.0
     return Standardization(mean, deviation)
+
+
+def _parts(columns: int) -> list[slice]:
+    """Cut columns into parts; none is of one column, whose sum NumPy forms in another order."""
+    edges = [*range(0, max(1, columns - 1), COLUMNS_AT_ONCE), columns]
+    return [slice(begin, end) for begin, end in pairwise(edges)]
