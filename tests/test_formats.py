@@ -117,6 +117,8 @@ def written(folder: Path) -> dict[str, Path]:
             write(parts / f"{i}.{name}", part)
         paths[f"folder of {name}"] = parts
         paths[f"pattern of {name}"] = parts / f"?.{name}"
+        listed = ",".join(str(parts / f"{i}.{name}") for i in range(3))
+        paths[f"list of {name}"] = Path(listed)
     return paths
 
 

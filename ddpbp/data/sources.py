@@ -280,7 +280,7 @@ def _existing(source: str, names: Collection[str]) -> list[Path]:
     """Return existing paths, where a source of one of these names was possible too.
 
     A folder of files, unless it is of a format of its own, and a pattern mean all files, in the
-    order of their names.
+    order of their names; several paths may stand between commas.
     """
     with reading(Path(source), "a path"):
         path = Path(source).expanduser()
@@ -294,6 +294,9 @@ def _existing(source: str, names: Collection[str]) -> list[Path]:
             found = sorted(Path(name) for name in glob(str(path)))  # noqa: PTH207 - any path
             if found:
                 return found
+        parts = [part.strip() for part in source.split(",")]
+        if len(parts) > 1 and all(parts):
+            return [path for part in parts for path in _existing(part, names)]
         place = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise DataError(
             f"{source}: no such file or folder{place}{hint(source, names)}; "
