@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ddpbp.base import draws
 from ddpbp.data.order import Order
-from ddpbp.data.rows import Array, Rows, Schema, block_rows
+from ddpbp.data.rows import Array, Rows, Schema, block_rows, read_rows
 from ddpbp.data.team import Team
 
 VALIDATION, TEST, TRAIN = range(3)
@@ -119,9 +119,7 @@ class PartRows(Rows):
 
     def _chosen(self, block: int) -> Array:
         if block != self._block:
-            rows = self._split.rows(block)
-            whole = np.empty((rows.stop - rows.start, self.schema.columns), self.schema.dtype)
-            self._rows.read(rows, whole)
+            whole = read_rows(self._rows, self._split.rows(block), self.schema.dtype)
             self._block = block
             self._held = whole[self._split.parts(block) == self._part]
         return self._held

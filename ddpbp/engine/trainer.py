@@ -102,7 +102,7 @@ class Trainer:
         )
         self._nodes = [self.network.views(row) for row in self.reducer.node_grads]
         self._merges = {
-            n: tree.run_program(n, world.rank, world.world_size, max(self.shards.leaf_counts))[0]
+            n: tree.run_program(n, world.rank, world.world_size, self.reducer.payload.full)[0]
             for n in self.shards.leaf_counts
         }
         self.step = 0
