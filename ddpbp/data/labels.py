@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ddpbp.base.tasks import Task
 from ddpbp.data.checks import number
-from ddpbp.data.rows import Array, Rows, block_rows, read_rows
+from ddpbp.data.rows import Array, Rows, block_rows, block_slice, read_rows
 from ddpbp.data.team import Team
 from ddpbp.errors import DataError
 
@@ -139,7 +139,7 @@ def find_labels(
     def find(run: range) -> Found | None:
         texts, numbers = dict[str, int](), list[Array]()
         for block in run:
-            rows = slice(block * size, min((block + 1) * size, len(y)))
+            rows = block_slice(block, size, len(y))
             raw = read_rows(y, rows, y.schema.dtype)
             if y.texts:
                 _note_texts(texts, raw, y.words, rows.start)

@@ -30,6 +30,11 @@ def block_rows(columns: int) -> int:
     return max(1, min(MOST_BLOCK_ROWS, BLOCK_ELEMENTS // max(1, columns)))
 
 
+def block_slice(block: int, size: int, n: int) -> slice:
+    """Return the rows of a block of `size` rows, of which the last may be shorter, out of n."""
+    return slice(block * size, min((block + 1) * size, n))
+
+
 @dataclass(frozen=True)
 class Schema:
     """What a row holds.

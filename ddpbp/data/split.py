@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ddpbp.base import draws
 from ddpbp.data.order import Order
-from ddpbp.data.rows import Array, Rows, Schema, block_rows, read_rows
+from ddpbp.data.rows import Array, Rows, Schema, block_rows, block_slice, read_rows
 from ddpbp.data.team import Team
 
 VALIDATION, TEST, TRAIN = range(3)
@@ -59,8 +59,7 @@ class Split:
 
     def rows(self, block: int) -> slice:
         """Return the rows of a block, as a slice of the source."""
-        first = block * self.block_rows
-        return slice(first, min(first + self.block_rows, self.n))
+        return block_slice(block, self.block_rows, self.n)
 
     def parts(self, block: int) -> npt.NDArray[np.int64]:
         """Return the part of each row of a block."""

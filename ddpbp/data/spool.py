@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ddpbp.data.rows import Array, ArrayRows, Rows, block_rows
+from ddpbp.data.rows import Array, ArrayRows, Rows, block_rows, block_slice
 from ddpbp.data.sources import Examples
 from ddpbp.data.team import Team
 
@@ -50,7 +50,7 @@ def _numbers(rows: Rows, where: str, team: Team) -> ArrayRows:
         mine = slice(run.start * size, min(run.stop * size, n))
         for done, block in enumerate(run):
             team.tick(where, done, len(run))
-            part = slice(block * size, min((block + 1) * size, n))
+            part = block_slice(block, size, n)
             rows.read(part, array[part])
         return list(rows.words)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpbp.data.rows import Array, Rows, read_rows
+from ddpbp.data.rows import Array, Rows, block_slice, read_rows
 from ddpbp.data.team import Team
 from ddpbp.errors import DataError
 
@@ -61,7 +61,7 @@ def fit_standardization(x: Rows, team: Team) -> Standardization:
     first = np.empty((0, columns))
 
     def leaf(i: int) -> Array:
-        return read_rows(x, slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, n)), kept)
+        return read_rows(x, block_slice(i, LEAF_ROWS, n), kept)
 
     def sums(i: int) -> Float64:
         """Return the sum of each feature, and whether it differs from that of the first row."""

@@ -9,6 +9,7 @@ from ddpbp.base import tree
 from ddpbp.comm.tree_sum import tree_sum
 from ddpbp.comm.world import World
 from ddpbp.data.dataset import Part, StoredPart
+from ddpbp.data.rows import block_slice
 from ddpbp.engine.loading import load
 from ddpbp.metrics import table as metrics
 from ddpbp.nn.backprop import Backprop
@@ -71,4 +72,4 @@ class Evaluator:
 
 def leaf_rows(i: int, n: int) -> slice:
     """Return the rows of leaf i of n."""
-    return slice(i * LEAF_ROWS, min((i + 1) * LEAF_ROWS, n))
+    return block_slice(i, LEAF_ROWS, n)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ddpbp.config.settings import Config
 from ddpbp.data.checks import number_or_gap
 from ddpbp.data.columns import feature_columns, target_columns
-from ddpbp.data.rows import Rows, block_rows, read_rows
+from ddpbp.data.rows import Rows, block_rows, block_slice, read_rows
 from ddpbp.data.sources import files_of, open_rows
 from ddpbp.engine.data import source_options
 from ddpbp.errors import DataError
@@ -192,8 +192,8 @@ def _count(table: Rows, columns: list[Column]) -> None:
 
 def _blocks(table: Rows) -> Iterator[npt.NDArray[np.float64]]:
     size = block_rows(table.schema.columns)
-    for start in range(0, len(table), size):
-        yield read_rows(table, slice(start, min(start + size, len(table))), np.float64)
+    for block in range(-(-len(table) // size)):
+        yield read_rows(table, block_slice(block, size, len(table)), np.float64)
 
 
 def _faults(columns: Sequence[Column]) -> list[str]:
